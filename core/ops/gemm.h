@@ -1,0 +1,61 @@
+// Single-precision matrix product with fused epilogues: the arithmetic of every linear layer, forward and backward.
+//
+// All matrices are row-major with a leading dimension (elements from one row to the next, >= the row's length).
+// C is [m, n]; k is the length of the sums:
+//   kNT  C = A B^T   A [m, k], B [n, k]   forward:          y[M, out]   = x[M, in] W[out, in]^T
+//   kNN  C = A B     A [m, k], B [k, n]   input gradient:   dx[M, in]   = dy[M, out] W[out, in]
+//   kTN  C = A^T B   A [k, m], B [k, n]   weight gradient:  dW[out, in] = dy[M, out]^T x[M, in]
+// With accumulate, C += the product (a weight gradient that adds to the main gradient); else C is overwritten.
+//
+// Epilogue, applied to the finished sum s of element (i, j) as it is stored:
+//   kNone      C = s                          (+ C, with accumulate)
+//   kBias      C = s + bias[j]                (+ C, with accumulate)
+//   kBiasGelu  aux = s + bias[j]; C = gelu(aux)        aux is written: the pre-activation that backward needs
+//   kGeluGrad  C = s * gelu'(aux)                      aux is read
+// gelu is the tanh form (Hendrycks and Gimpel, arXiv 1606.08415, as in DiT). bias is [n], may be null for kBiasGelu.
+// aux is [m, n] with leading dimension ldaux. The GELU epilogues do not combine with accumulate.
+//
+// Numbers: fp32 operands and accumulation. Each element is summed in the order of k, in runs of a fixed length, so the
+// result does not depend on the number of threads; it is the same bits for every call with the same shapes, strides and
+// instruction set. m, n or k of 0 are allowed (k == 0: the product is 0).
+// Aliasing: C and aux overlap neither each other nor any input.
+// Threads: one static partition over the pool; packed panels live in the workspace. Blocks until C is complete.
+#pragma once
+
+#include <cstdint>
+
+#include "core/base/cpu_context.h"
+
+namespace shardit {
+
+enum class GemmForm { kNT, kNN, kTN };
+enum class GemmEpilogue { kNone, kBias, kBiasGelu, kGeluGrad };
+
+struct GemmArgs {
+  GemmForm form = GemmForm::kNT;
+  int64_t m = 0, n = 0, k = 0;
+  const float* a = nullptr;
+  int64_t lda = 0;
+  const float* b = nullptr;
+  int64_t ldb = 0;
+  float* c = nullptr;
+  int64_t ldc = 0;
+  bool accumulate = false;
+
+  GemmEpilogue epilogue = GemmEpilogue::kNone;
+  const float* bias = nullptr;  // [n]
+  float* aux = nullptr;         // [m, n]: written by kBiasGelu, read by kGeluGrad
+  int64_t ldaux = 0;
+
+  // kTN only: when not null, column_sums[i] = sum over k of A[k, i], for i in [0, m): the bias gradient, taken while A
+  // is read for the product. Adds to what is there with accumulate_column_sums.
+  float* column_sums = nullptr;
+  bool accumulate_column_sums = false;
+};
+
+namespace cpu {
+
+void Gemm(const GemmArgs& args, CpuContext& context);
+
+}  // namespace cpu
+}  // namespace shardit
