@@ -1,0 +1,29 @@
+// Leaf: a value whose gradient somebody wants: a parameter, or the input of a pipeline stage. A leaf outlives the tapes
+// that use it.
+#pragma once
+
+#include <string>
+
+#include "core/tensor/tensor.h"
+
+namespace shardit {
+
+struct Leaf {
+  std::string name;
+  Tensor value;
+  // The gradient's destination: usually a view of the flat fp32 main gradient. When it is not defined, the first backward
+  // allocates it.
+  Tensor grad;
+  // False at the start of a step: the first contribution then overwrites `grad` (no zeroing pass); later ones add to it.
+  bool grad_written = false;
+  bool requires_grad = true;
+};
+
+// Told when a leaf's gradient is final for one tape: the last node that uses it, deferred weight part included, has run.
+class LeafObserver {
+ public:
+  virtual ~LeafObserver() = default;
+  virtual void OnLeafFinal(Leaf& leaf) = 0;
+};
+
+}  // namespace shardit

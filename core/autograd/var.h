@@ -1,0 +1,38 @@
+// Var: a handle on a value of a tape: the tensor and where it came from. Cheap to copy; valid as long as its tape and leaf.
+#pragma once
+
+#include "core/autograd/leaf.h"
+#include "core/tensor/tensor.h"
+
+namespace shardit {
+
+class Node;
+
+class Var {
+ public:
+  Var() = default;
+  // A constant: no gradient flows into it.
+  explicit Var(Tensor value) : value_(std::move(value)) {}
+  // A use of `leaf`.
+  explicit Var(Leaf& leaf) : value_(leaf.value), leaf_(leaf.requires_grad ? &leaf : nullptr) {}
+  // Output `output` of `producer`.
+  Var(Tensor value, Node* producer, int output) : value_(std::move(value)), producer_(producer), output_(output) {}
+
+  bool defined() const { return value_.defined(); }
+  const Tensor& value() const { return value_; }
+  const Shape& shape() const { return value_.shape(); }
+  int64_t dim(int index) const { return value_.dim(index); }
+  bool requires_grad() const { return producer_ != nullptr || leaf_ != nullptr; }
+
+  Node* producer() const { return producer_; }
+  int output() const { return output_; }
+  Leaf* leaf() const { return leaf_; }
+
+ private:
+  Tensor value_;
+  Node* producer_ = nullptr;
+  int output_ = 0;
+  Leaf* leaf_ = nullptr;
+};
+
+}  // namespace shardit

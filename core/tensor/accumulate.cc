@@ -1,0 +1,48 @@
+#include "core/tensor/accumulate.h"
+
+#include <algorithm>
+
+namespace shardit {
+namespace {
+
+// Stride between consecutive runs of the last dim when all outer dims collapse into one; such are dense tensors and
+// slices of the last dim.
+int64_t RowStride(const Tensor& tensor) {
+  if (tensor.is_dense()) return tensor.dim(-1);
+  CHECK(tensor.ndim() == 2 && tensor.stride(-1) == 1)
+      << "[accumulate] " << tensor.shape() << " with strides " << tensor.strides();
+  return tensor.stride(0);
+}
+
+}  // namespace
+
+void Accumulate(ThreadPool& pool, const Tensor& destination, const Tensor& source) {
+  CHECK(destination.shape() == source.shape()) << "[accumulate] " << source.shape() << " into " << destination.shape();
+  if (destination.elements() == 0) return;
+  int64_t columns = destination.ndim() == 0 ? 1 : destination.dim(-1);
+  int64_t rows = destination.elements() / columns;
+  const bool dense = destination.is_dense() && source.is_dense();
+  if (dense) {
+    columns = destination.elements();
+    rows = 1;
+  }
+  const int64_t destination_stride = dense ? columns : RowStride(destination);
+  const int64_t source_stride = dense ? columns : RowStride(source);
+  float* to = destination.data<float>();
+  const float* from = source.data<float>();
+  constexpr int64_t kGrain = 16384;  // elements: below it, waking a thread costs more than it saves
+  pool.ParallelFor(dense ? columns : rows, dense ? kGrain : std::max<int64_t>(1, kGrain / columns),
+                   [&](int64_t begin, int64_t end, int) {
+                     if (dense) {
+                       for (int64_t i = begin; i < end; ++i) to[i] += from[i];
+                       return;
+                     }
+                     for (int64_t row = begin; row < end; ++row) {
+                       float* to_row = to + row * destination_stride;
+                       const float* from_row = from + row * source_stride;
+                       for (int64_t i = 0; i < columns; ++i) to_row[i] += from_row[i];
+                     }
+                   });
+}
+
+}  // namespace shardit

@@ -1,0 +1,37 @@
+// Everything a rank owns that would otherwise be process-global: its threads, scratch memory, allocator and stream. Ranks
+// can therefore be threads of one process. One compute thread uses a RankContext at a time.
+#pragma once
+
+#include <span>
+
+#include "core/base/cpu_context.h"
+#include "core/base/thread_pool.h"
+#include "core/base/workspace.h"
+#include "core/tensor/allocator.h"
+#include "core/tensor/device.h"
+#include "core/tensor/op_ring.h"
+
+namespace shardit {
+
+class RankContext {
+ public:
+  // `threads` >= 1; `cpus`, when given, are the logical processors to pin the pool's threads to.
+  explicit RankContext(int threads, std::span<const int> cpus = {})
+      : pool_(threads, cpus), workspace_(threads), allocator_(Device::Cpu()) {}
+  RankContext(const RankContext&) = delete;
+  RankContext& operator=(const RankContext&) = delete;
+
+  Device device() const { return allocator_.device(); }
+  ThreadPool& pool() { return pool_; }
+  Allocator& allocator() { return allocator_; }
+  cpu::CpuContext cpu() { return {pool_, workspace_}; }
+  OpRing& ops() { return ops_; }
+
+ private:
+  ThreadPool pool_;
+  Workspace workspace_;
+  Allocator allocator_;
+  OpRing ops_;
+};
+
+}  // namespace shardit

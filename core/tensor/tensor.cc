@@ -1,0 +1,82 @@
+#include "core/tensor/tensor.h"
+
+#include <cstring>
+#include <utility>
+
+namespace shardit {
+
+Tensor::Storage::~Storage() {
+  if (allocator != nullptr) allocator->Free(data, bytes);
+}
+
+Tensor Tensor::Meta(Shape shape, DType dtype) {
+  Tensor tensor;
+  tensor.shape_ = shape;
+  tensor.strides_ = shape.DenseStrides();
+  tensor.dtype_ = dtype;
+  tensor.dtype_set_ = true;
+  return tensor;
+}
+
+Tensor Tensor::Empty(Allocator& allocator, Shape shape, DType dtype) {
+  Tensor tensor = Meta(shape, dtype);
+  tensor.storage_ = std::make_shared<Storage>();
+  tensor.storage_->bytes = tensor.bytes();
+  tensor.storage_->data = allocator.Allocate(tensor.bytes());
+  tensor.storage_->allocator = &allocator;
+  return tensor;
+}
+
+Tensor Tensor::Zeros(Allocator& allocator, Shape shape, DType dtype) {
+  Tensor tensor = Empty(allocator, shape, dtype);
+  tensor.Zero();
+  return tensor;
+}
+
+Tensor Tensor::Borrow(void* data, Shape shape, DType dtype) {
+  Tensor tensor = Meta(shape, dtype);
+  tensor.storage_ = std::make_shared<Storage>();
+  tensor.storage_->bytes = tensor.bytes();
+  tensor.storage_->data = data;
+  return tensor;
+}
+
+bool Tensor::is_dense() const {
+  int64_t expected = 1;
+  for (int i = ndim() - 1; i >= 0; --i) {
+    if (shape_[i] != 1 && strides_[i] != expected) return false;
+    expected *= shape_[i];
+  }
+  return true;
+}
+
+Tensor Tensor::Reshape(Shape shape) const {
+  CHECK(is_dense()) << "[reshape] " << shape_ << " with strides " << strides_ << " to " << shape;
+  CHECK(shape.elements() == elements()) << "[reshape] " << shape_ << " to " << shape;
+  Tensor view = *this;
+  view.shape_ = shape;
+  view.strides_ = shape.DenseStrides();
+  return view;
+}
+
+Tensor Tensor::Narrow(int dim, int64_t begin, int64_t size) const {
+  CHECK(begin >= 0 && size >= 0 && begin + size <= shape_[dim])
+      << "[narrow] dim " << dim << " of " << shape_ << " to [" << begin << ", " << begin + size << ")";
+  Tensor view = *this;
+  view.offset_ += begin * strides_[dim];
+  view.shape_[dim] = size;
+  return view;
+}
+
+void Tensor::Zero() const {
+  CHECK(is_dense()) << "[zero] " << shape_ << " with strides " << strides_;
+  std::memset(raw(), 0, static_cast<size_t>(bytes()));
+}
+
+void Tensor::CopyFrom(const Tensor& source) const {
+  CHECK(is_dense() && source.is_dense() && shape_ == source.shape_ && dtype_ == source.dtype_)
+      << "[copy] " << source.shape_ << " " << Name(source.dtype_) << " to " << shape_ << " " << Name(dtype_);
+  std::memcpy(raw(), source.raw(), static_cast<size_t>(bytes()));
+}
+
+}  // namespace shardit
