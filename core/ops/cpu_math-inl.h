@@ -1,0 +1,158 @@
+// Elementary functions on vectors, for kernels compiled once per instruction set (Highway). fp32; `D` is a descriptor
+// of float lanes. NaN passes through every function. Bounds below hold where the target has fused multiply-add, and are
+// kept by tests/core/cpu_math_test.cc against fp64; ulp are units in the last place of the exact result.
+//
+//   Exp(d, x)         1.2 ulp; 0 below -86.64 (results under 2^-125), infinity above 88.7228
+//   ExpNonPositive    the same for x <= 88, a little faster: attention weights
+//   Tanh(d, x)        2 ulp
+//   Sigmoid(d, x)     2.5 ulp; about 1e-38 instead of less below -86
+//   Silu(d, x)        x sigmoid(x): 3 ulp.   SiluGrad(d, x)  its derivative: 3e-7 absolute
+//   GeluTanh(d, x)    0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))) = x sigmoid(2 sqrt(2/pi) (x + 0.044715 x^3)):
+//                     3 ulp for x > -1, 3e-7 |x| beyond.   GeluTanhGrad(d, x)  its derivative: 4e-7 absolute
+//
+// Include from a file that goes through hwy/foreach_target.h (see gemm_cpu.cc). No #pragma once: it is read once for
+// every instruction set.
+#if defined(SHARDIT_CORE_OPS_CPU_MATH_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef SHARDIT_CORE_OPS_CPU_MATH_INL_H_
+#undef SHARDIT_CORE_OPS_CPU_MATH_INL_H_
+#else
+#define SHARDIT_CORE_OPS_CPU_MATH_INL_H_
+#endif
+
+#include "core/ops/simd_targets.h"
+#include "hwy/highway.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace shardit {
+namespace HWY_NAMESPACE {
+
+namespace hn = hwy::HWY_NAMESPACE;
+
+namespace math_internal {
+
+constexpr float kExpLowest = -86.64f;  // n >= -125 in Exp, so that 2^(n-1) is still a normal number
+
+// e^x = 2^n (1 + tail): x = n ln2 + r, |r| <= ln2 / 2. ln2 is subtracted in two parts, the first short enough that its
+// product with n is exact; tail is a minimax polynomial in r (Cephes, expf).
+template <class V>
+struct ExpParts {
+  V n;
+  V tail;
+};
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE ExpParts<V> SplitExp(D d, V x) {
+  const V n = hn::Round(hn::Mul(x, hn::Set(d, 1.44269504088896341f)));
+  V r = hn::NegMulAdd(n, hn::Set(d, 0.693145751953125f), x);
+  r = hn::NegMulAdd(n, hn::Set(d, 1.428606765330187e-06f), r);
+  V p = hn::Set(d, 1.9875691500e-4f);
+  p = hn::MulAdd(p, r, hn::Set(d, 1.3981999507e-3f));
+  p = hn::MulAdd(p, r, hn::Set(d, 8.3334519073e-3f));
+  p = hn::MulAdd(p, r, hn::Set(d, 4.1665795894e-2f));
+  p = hn::MulAdd(p, r, hn::Set(d, 1.6666665459e-1f));
+  p = hn::MulAdd(p, r, hn::Set(d, 5.0000001201e-1f));
+  return {n, hn::MulAdd(hn::Mul(p, r), r, r)};
+}
+
+// 2^(n + bias - 127) for integers n with n + bias in [1, 254].
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V PowerOfTwo(D d, V n, int bias) {
+  const hn::RebindToSigned<D> di;
+  return hn::BitCast(d, hn::ShiftLeft<23>(hn::Add(hn::ConvertTo(di, n), hn::Set(di, bias))));
+}
+
+// 2 sqrt(2/pi) (x + 0.044715 x^3) is x times this, with x2 = x^2.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V GeluSlope(D d, V x2) {
+  return hn::MulAdd(x2, hn::Set(d, 0.07135481627159841f), hn::Set(d, 1.5957691216057308f));
+}
+
+}  // namespace math_internal
+
+// Min and Max of Highway return their second argument when one is NaN on x86 (and NaN on Arm): the constant comes
+// first, so that NaN reaches the polynomial and comes out.
+
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V ExpNonPositive(D d, V x) {
+  const V lowest = hn::Set(d, math_internal::kExpLowest);
+  const auto low = hn::Lt(x, lowest);
+  const auto parts = math_internal::SplitExp(d, hn::IfThenElse(low, lowest, x));
+  const V scale = math_internal::PowerOfTwo(d, parts.n, 127);
+  return hn::IfThenZeroElse(low, hn::MulAdd(parts.tail, scale, scale));
+}
+
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V Exp(D d, V x) {
+  const V lowest = hn::Set(d, math_internal::kExpLowest), highest = hn::Set(d, 88.7228317f);
+  const auto low = hn::Lt(x, lowest), high = hn::Gt(x, highest);
+  const auto parts = math_internal::SplitExp(d, hn::IfThenElse(low, lowest, hn::IfThenElse(high, highest, x)));
+  // n may be 128: the last doubling comes after.
+  const V half_scale = math_internal::PowerOfTwo(d, parts.n, 126);
+  const V half = hn::MulAdd(parts.tail, half_scale, half_scale);
+  return hn::IfThenZeroElse(low, hn::IfThenElse(high, hn::Inf(d), hn::Add(half, half)));
+}
+
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V Tanh(D d, V x) {
+  const V size = hn::Abs(x), one = hn::Set(d, 1.0f);
+  const V x2 = hn::Mul(x, x);
+  V p = hn::Set(d, -5.70498872745e-3f);  // Cephes, tanhf
+  p = hn::MulAdd(p, x2, hn::Set(d, 2.06390887954e-2f));
+  p = hn::MulAdd(p, x2, hn::Set(d, -5.37397155531e-2f));
+  p = hn::MulAdd(p, x2, hn::Set(d, 1.33314422036e-1f));
+  p = hn::MulAdd(p, x2, hn::Set(d, -3.33332819422e-1f));
+  const V small = hn::MulAdd(hn::Mul(p, x2), x, x);
+  const V twice = hn::Add(size, size), highest = hn::Set(d, 80.0f);
+  const V e = ExpNonPositive(d, hn::IfThenElse(hn::Gt(twice, highest), highest, twice));
+  const V large = hn::CopySign(hn::Sub(one, hn::Div(hn::Set(d, 2.0f), hn::Add(e, one))), x);
+  return hn::IfThenElse(hn::Lt(size, hn::Set(d, 0.625f)), small, large);
+}
+
+// Sigmoid(x) as s and 1 - s as rest, both to full relative accuracy.
+template <class V>
+struct SigmoidPair {
+  V s;
+  V rest;
+};
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE SigmoidPair<V> SigmoidBoth(D d, V x) {
+  const V negative = hn::Neg(x), highest = hn::Set(d, 86.0f);
+  const V e = ExpNonPositive(d, hn::IfThenElse(hn::Gt(negative, highest), highest, negative));
+  const V s = hn::Div(hn::Set(d, 1.0f), hn::Add(e, hn::Set(d, 1.0f)));
+  return {s, hn::Mul(e, s)};
+}
+
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V Sigmoid(D d, V x) {
+  return SigmoidBoth(d, x).s;
+}
+
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V Silu(D d, V x) {
+  return hn::Mul(x, SigmoidBoth(d, x).s);
+}
+
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V SiluGrad(D d, V x) {
+  const auto both = SigmoidBoth(d, x);
+  return hn::MulAdd(hn::Mul(x, both.rest), both.s, both.s);
+}
+
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V GeluTanh(D d, V x) {
+  return hn::Mul(x, SigmoidBoth(d, hn::Mul(x, math_internal::GeluSlope(d, hn::Mul(x, x)))).s);
+}
+
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V GeluTanhGrad(D d, V x) {
+  const V x2 = hn::Mul(x, x);
+  const auto both = SigmoidBoth(d, hn::Mul(x, math_internal::GeluSlope(d, x2)));
+  // d/dx of x (a + b x^2) = a + 3 b x^2
+  const V slope = hn::MulAdd(x2, hn::Set(d, 0.21406444881479522f), hn::Set(d, 1.5957691216057308f));
+  return hn::MulAdd(hn::Mul(hn::Mul(x, slope), both.rest), both.s, both.s);
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace shardit
+HWY_AFTER_NAMESPACE();
+
+#endif  // SHARDIT_CORE_OPS_CPU_MATH_INL_H_
