@@ -11,15 +11,17 @@ namespace shardit {
 struct Leaf {
   std::string name;
   Tensor value;
-  // The gradient's destination: usually a view of the flat fp32 main gradient. When it is not defined, the first backward
-  // allocates it.
+  // The gradient's destination: usually a view of the flat fp32 main gradient. When it is not defined, the first
+  // backward allocates it.
   Tensor grad;
-  // False at the start of a step: the first contribution then overwrites `grad` (no zeroing pass); later ones add to it.
+  // False at the start of a step: the first contribution then overwrites `grad` (no zeroing pass); later ones add to
+  // it.
   bool grad_written = false;
   bool requires_grad = true;
 };
 
-// Told when a leaf's gradient is final for one tape: the last node that uses it, deferred weight part included, has run.
+// Told when a leaf's gradient is final for one tape: the last node that uses it, deferred weight part included, has
+// run.
 class LeafObserver {
  public:
   virtual ~LeafObserver() = default;

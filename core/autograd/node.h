@@ -1,5 +1,5 @@
-// Node: one fused operation on a tape, with its backward. A node's file holds an explicit forward and backward pair; model
-// code only ever writes the forward.
+// Node: one fused operation on a tape, with its backward. A node's file holds an explicit forward and backward pair;
+// model code only ever writes the forward.
 #pragma once
 
 #include <cstdint>
@@ -28,19 +28,21 @@ class Node {
   // A string literal: reports, traces and SavedBytes() go by it.
   virtual const char* name() const = 0;
 
-  // Reads the gradients of the outputs (Grad) and delivers those of the inputs (Destination or Deliver). Runs once, after
-  // every consumer of every output has run.
+  // Reads the gradients of the outputs (Grad) and delivers those of the inputs (Destination or Deliver). Runs once,
+  // after every consumer of every output has run.
   virtual void Backward(RankContext& context) = 0;
   // The part of backward that only leaves wait for (weight gradients), when it can be run later. It may use Grad() and
   // saved tensors; it delivers to leaves only.
   virtual void BackwardWeights(RankContext& context) {}
   virtual bool has_deferrable_weights() const { return false; }
 
-  // Where the gradient of output `output` is to be gathered when its first contribution arrives; undefined means a fresh
-  // dense tensor of the output's shape. A node whose outputs are views of one tensor returns views of one gradient.
+  // Where the gradient of output `output` is to be gathered when its first contribution arrives; undefined means a
+  // fresh dense tensor of the output's shape. A node whose outputs are views of one tensor returns views of one
+  // gradient.
   virtual Tensor GradStorage(RankContext& context, int output) { return {}; }
 
-  // Bytes kept alive for backward by this node first: a storage that an earlier node of the tape saved is counted there.
+  // Bytes kept alive for backward by this node first: a storage that an earlier node of the tape saved is counted
+  // there.
   int64_t saved_bytes() const { return saved_bytes_; }
 
  protected:
@@ -53,7 +55,8 @@ class Node {
   // The place for the gradient of input i. At most one call per input and backward.
   GradDestination Destination(RankContext& context, int input);
   // Hands over a gradient that already lies in `grad`: moved in where it is the first contribution to a node's output,
-  // added otherwise. The caller gives the tensor up; a node that has deferrable weights must not deliver its own Grad().
+  // added otherwise. The caller gives the tensor up; a node that has deferrable weights must not deliver its own
+  // Grad().
   void Deliver(RankContext& context, int input, Tensor grad);
   // During Backward(): whether BackwardWeights() follows at once or is deferred.
   bool weights_deferred() const { return weights_deferred_; }

@@ -1,8 +1,8 @@
-// Activation recomputation (Chen et al., "Training deep nets with sublinear memory cost", arXiv 1604.06174): a segment of
-// the model keeps only its inputs and runs its forward again in backward.
+// Activation recomputation (Chen et al., "Training deep nets with sublinear memory cost", arXiv 1604.06174): a segment
+// of the model keeps only its inputs and runs its forward again in backward.
 //
-// The segment's parameters are declared as leaves, so that the tape knows when their gradients are final. Random numbers
-// are keyed by what they are for, so a second run draws the same ones and there is no state to restore.
+// The segment's parameters are declared as leaves, so that the tape knows when their gradients are final. Random
+// numbers are keyed by what they are for, so a second run draws the same ones and there is no state to restore.
 #pragma once
 
 #include <functional>

@@ -136,7 +136,8 @@ void Tape::CheckFinite(const Node& node) {
     const float* values = grad.data<float>();
     for (int64_t i = 0; i < grad.elements(); ++i) {
       if (std::isfinite(values[i])) continue;
-      non_finite_node_ = std::string(node.name()) + (edge.leaf != nullptr ? " (gradient of " + edge.leaf->name + ")" : "");
+      non_finite_node_ =
+          std::string(node.name()) + (edge.leaf != nullptr ? " (gradient of " + edge.leaf->name + ")" : "");
       return;
     }
   }

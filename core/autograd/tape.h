@@ -5,9 +5,9 @@
 //   tape.Backward({{y, dy}}, {.observer = &reducer});    // seeded from outside; leaves' gradients accumulate
 //
 // The backward walk counts the consumers of every node that the seeds reach and then runs ready nodes by descending
-// creation number, so the order of additions, and with it every bit of the result, depends on the forward order alone. A
-// leaf is final for this tape the moment its last consumer ran. Several tapes can be in flight at once (pipeline schedules);
-// one tape is used by one thread. There is no double backward.
+// creation number, so the order of additions, and with it every bit of the result, depends on the forward order alone.
+// A leaf is final for this tape the moment its last consumer ran. Several tapes can be in flight at once (pipeline
+// schedules); one tape is used by one thread. There is no double backward.
 #pragma once
 
 #include <initializer_list>

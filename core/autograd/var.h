@@ -1,4 +1,5 @@
-// Var: a handle on a value of a tape: the tensor and where it came from. Cheap to copy; valid as long as its tape and leaf.
+// Var: a handle on a value of a tape: the tensor and where it came from. Cheap to copy; valid as long as its tape and
+// leaf.
 #pragma once
 
 #include "core/autograd/leaf.h"

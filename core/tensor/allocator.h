@@ -1,6 +1,6 @@
-// The memory of one rank: a caching allocator of size-classed blocks. After the first steps of a training run with static
-// shapes every request is served from blocks that came back, so the system is not asked again; tests assert it through
-// stats().system_allocations.
+// The memory of one rank: a caching allocator of size-classed blocks. After the first steps of a training run with
+// static shapes every request is served from blocks that came back, so the system is not asked again; tests assert it
+// through stats().system_allocations.
 //
 // Thread-safe. Blocks are 64-byte aligned. Freed blocks are kept until the allocator dies or Trim() is called.
 #pragma once
@@ -15,10 +15,10 @@
 namespace shardit {
 
 struct AllocatorStats {
-  int64_t bytes_in_use = 0;         // requested by live blocks, rounded up to the size class
-  int64_t peak_bytes_in_use = 0;    // high-water mark of bytes_in_use since construction or ResetPeak()
-  int64_t bytes_reserved = 0;       // held from the system: live and cached blocks
-  int64_t system_allocations = 0;   // calls that had to ask the system
+  int64_t bytes_in_use = 0;        // requested by live blocks, rounded up to the size class
+  int64_t peak_bytes_in_use = 0;   // high-water mark of bytes_in_use since construction or ResetPeak()
+  int64_t bytes_reserved = 0;      // held from the system: live and cached blocks
+  int64_t system_allocations = 0;  // calls that had to ask the system
 };
 
 class Allocator {

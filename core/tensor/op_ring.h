@@ -1,6 +1,6 @@
-// The last operations of a rank, for reports after an abort or a hang. Writing one entry is two stores; names are string
-// literals and are never copied. One writer; a reader on another thread may see the newest entry torn, which a report
-// can bear.
+// The last operations of a rank, for reports after an abort or a hang. Writing one entry is two stores; names are
+// string literals and are never copied. One writer; a reader on another thread may see the newest entry torn, which a
+// report can bear.
 #pragma once
 
 #include <array>

@@ -2,8 +2,8 @@
 // allocator when the last view goes. Tensors are not thread-safe handles: one owner thread at a time; elements may be
 // read and written from the threads of a parallel region.
 //
-// A meta tensor has dtype and shape and no storage: models are built on it, narrowed by a shard plan and only then given
-// memory.
+// A meta tensor has dtype and shape and no storage: models are built on it, narrowed by a shard plan and only then
+// given memory.
 #pragma once
 
 #include <cstdint>

@@ -1,0 +1,108 @@
+#include "core/ops/attention.h"
+
+#include <cmath>
+#include <memory>
+#include <utility>
+
+#include "core/ops/attention_kernel.h"
+
+namespace shardit {
+namespace {
+
+// Part `part` of a [N, T, parts, H, K] tensor.
+HeadsView<float> Part(const Tensor& tensor, int64_t part, int64_t width, int64_t heads) {
+  return {tensor.data() + part * width, tensor.stride(0), tensor.stride(1), width / heads};
+}
+
+HeadsView<const float> ConstPart(const Tensor& tensor, int64_t part, int64_t width, int64_t heads) {
+  const HeadsView<float> view = Part(tensor, part, width, heads);
+  return {view.data, view.batch_stride, view.row_stride, view.head_stride};
+}
+
+// Self-attention has one input that holds q, k and v; cross-attention has q in one and k, v in another.
+struct Operands {
+  Tensor q;
+  Tensor kv;
+  int64_t first_kv_part = 0;  // part of kv that is the keys
+  int64_t width = 0;
+  int64_t heads = 0;
+
+  AttentionShape shape() const {
+    const int64_t head_dim = width / heads;
+    return {.batch = q.dim(0),
+            .heads = heads,
+            .head_dim = head_dim,
+            .queries = q.dim(1),
+            .keys = kv.dim(1),
+            .scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(head_dim)))};
+  }
+};
+
+class AttentionNode : public Node {
+ public:
+  AttentionNode(Operands operands, Tensor out, Tensor lse)
+      : Node(1), operands_(std::move(operands)), out_(std::move(out)), lse_(std::move(lse)) {}
+
+  const char* name() const override { return operands_.first_kv_part == 1 ? "self_attention" : "cross_attention"; }
+
+  void Backward(RankContext& context) override {
+    const auto& [q, kv, first, width, heads] = operands_;
+    const bool self = first == 1;
+    const GradDestination dq = Destination(context, 0);
+    const GradDestination dkv = self ? dq : Destination(context, 1);
+    CHECK(!dq.accumulate && !dkv.accumulate) << "[" << name() << "] its inputs have other consumers";
+    AttentionBwdArgs args{.shape = operands_.shape()};
+    args.q = ConstPart(q, 0, width, heads);
+    args.k = ConstPart(kv, first, width, heads);
+    args.v = ConstPart(kv, first + 1, width, heads);
+    args.out = ConstPart(out_, 0, width, heads);
+    args.d_out = ConstPart(Grad(), 0, width, heads);
+    args.lse = lse_.data();
+    args.dq = Part(dq.tensor, 0, width, heads);
+    args.dk = Part(dkv.tensor, first, width, heads);
+    args.dv = Part(dkv.tensor, first + 1, width, heads);
+    cpu::AttentionBwd(args, context.cpu());
+  }
+
+ private:
+  Operands operands_;
+  Tensor out_;
+  Tensor lse_;
+};
+
+Var Attention(Tape& tape, Operands operands, std::vector<Var> inputs) {
+  const auto& [q, kv, first, width, heads] = operands;
+  Tensor out = Tensor::Empty(tape.allocator(), {q.dim(0), q.dim(1), width});
+  const bool record = tape.Records({&inputs.front(), &inputs.back()});
+  Tensor lse = record ? Tensor::Empty(tape.allocator(), {q.dim(0), heads, q.dim(1)}) : Tensor();
+  AttentionFwdArgs args{.shape = operands.shape()};
+  args.q = ConstPart(q, 0, width, heads);
+  args.k = ConstPart(kv, first, width, heads);
+  args.v = ConstPart(kv, first + 1, width, heads);
+  args.out = Part(out, 0, width, heads);
+  args.lse = record ? lse.data() : nullptr;
+  cpu::AttentionFwd(args, tape.context().cpu());
+  if (!record) return Var(std::move(out));
+  std::vector<Tensor> saved{q, kv, out, lse};
+  auto node = std::make_unique<AttentionNode>(std::move(operands), out, lse);
+  return tape.Record(std::move(node), std::move(inputs), {out}, std::move(saved))[0];
+}
+
+}  // namespace
+
+Var SelfAttention(Tape& tape, const Var& qkv_NTE, int64_t heads) {
+  const Tensor& qkv = qkv_NTE.value();
+  CHECK(qkv.ndim() == 3 && qkv.dim(2) % (3 * heads) == 0)
+      << "[self_attention] qkv " << qkv.shape() << ", heads " << heads;
+  return Attention(tape, {qkv, qkv, 1, qkv.dim(2) / 3, heads}, {qkv_NTE});
+}
+
+Var CrossAttention(Tape& tape, const Var& q_NTD, const Var& kv_NSE, int64_t heads) {
+  const Tensor& q = q_NTD.value();
+  const Tensor& kv = kv_NSE.value();
+  CHECK(q.ndim() == 3 && kv.ndim() == 3 && kv.dim(0) == q.dim(0) && kv.dim(2) == 2 * q.dim(2) && q.dim(2) % heads == 0)
+      << "[cross_attention] q " << q.shape() << ", kv " << kv.shape() << ", heads " << heads;
+  return Attention(tape, {q, kv, 0, q.dim(2), heads}, {q_NTD, kv_NSE});
+}
+
+}  // namespace shardit

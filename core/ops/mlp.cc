@@ -1,0 +1,94 @@
+#include "core/ops/mlp.h"
+
+#include <memory>
+#include <utility>
+
+#include "core/ops/gemm.h"
+#include "core/ops/linear_grad.h"
+
+namespace shardit {
+namespace {
+
+enum Input { kX, kW1, kB1, kW2, kB2 };
+
+class MlpNode : public Node {
+ public:
+  MlpNode(Tensor x, Tensor w1, Tensor w2, Tensor pre, Tensor act)
+      : Node(1), x_(std::move(x)), w1_(std::move(w1)), w2_(std::move(w2)), pre_(std::move(pre)), act_(std::move(act)) {}
+
+  const char* name() const override { return "mlp"; }
+  bool has_deferrable_weights() const override { return Needs(kW1) || Needs(kW2); }
+
+  void Backward(RankContext& context) override {
+    const int64_t hidden = w2_.dim(1), out = w2_.dim(0);
+    d_pre_ = Tensor::Empty(context.allocator(), pre_.shape());
+    GemmArgs gemm{.form = GemmForm::kNN, .m = Grad().elements() / out, .n = hidden, .k = out};
+    gemm.a = Grad().data();
+    gemm.lda = out;
+    gemm.b = w2_.data();
+    gemm.ldb = hidden;
+    gemm.c = d_pre_.data();
+    gemm.ldc = hidden;
+    gemm.epilogue = GemmEpilogue::kGeluGrad;
+    gemm.aux = pre_.data();
+    gemm.ldaux = hidden;
+    cpu::Gemm(gemm, context.cpu());
+    pre_ = Tensor();
+    if (Needs(kX)) LinearInputGrad(context, d_pre_, w1_, Destination(context, kX));
+  }
+
+  void BackwardWeights(RankContext& context) override {
+    const auto destination = [&](int input) { return Needs(input) ? Destination(context, input) : GradDestination{}; };
+    if (Needs(kW2)) LinearWeightGrad(context, Grad(), act_, destination(kW2), destination(kB2));
+    if (Needs(kW1)) LinearWeightGrad(context, d_pre_, x_, destination(kW1), destination(kB1));
+  }
+
+ private:
+  Tensor x_, w1_, w2_, pre_, act_, d_pre_;
+};
+
+}  // namespace
+
+Var Mlp(Tape& tape, const Var& x, const Var& w1, const Var& b1, const Var& w2, const Var& b2) {
+  const Tensor& xv = x.value();
+  const int64_t in = w1.dim(1), hidden = w1.dim(0), out = w2.dim(0);
+  CHECK(xv.is_dense() && xv.dim(-1) == in && w2.dim(1) == hidden && b1.shape() == Shape({hidden}) &&
+        b2.shape() == Shape({out}))
+      << "[mlp] x " << xv.shape() << ", w1 " << w1.shape() << ", b1 " << b1.shape() << ", w2 " << w2.shape() << ", b2 "
+      << b2.shape();
+  const int64_t rows = xv.elements() / in;
+  Shape shape = xv.shape();
+  shape[-1] = hidden;
+  Tensor pre = Tensor::Empty(tape.allocator(), shape);
+  Tensor act = Tensor::Empty(tape.allocator(), shape);
+  GemmArgs first{.form = GemmForm::kNT, .m = rows, .n = hidden, .k = in};
+  first.a = xv.data();
+  first.lda = in;
+  first.b = w1.value().data();
+  first.ldb = in;
+  first.c = act.data();
+  first.ldc = hidden;
+  first.epilogue = GemmEpilogue::kBiasGelu;
+  first.bias = b1.value().data();
+  first.aux = pre.data();
+  first.ldaux = hidden;
+  cpu::Gemm(first, tape.context().cpu());
+
+  shape[-1] = out;
+  Tensor y = Tensor::Empty(tape.allocator(), shape);
+  GemmArgs second{.form = GemmForm::kNT, .m = rows, .n = out, .k = hidden};
+  second.a = act.data();
+  second.lda = hidden;
+  second.b = w2.value().data();
+  second.ldb = hidden;
+  second.c = y.data();
+  second.ldc = out;
+  second.epilogue = GemmEpilogue::kBias;
+  second.bias = b2.value().data();
+  cpu::Gemm(second, tape.context().cpu());
+  if (!tape.Records({&x, &w1, &b1, &w2, &b2})) return Var(std::move(y));
+  return tape.Record(std::make_unique<MlpNode>(xv, w1.value(), w2.value(), pre, act), {x, w1, b1, w2, b2}, {y},
+                     {xv, pre, act})[0];
+}
+
+}  // namespace shardit

@@ -1,0 +1,55 @@
+#include "core/ops/patch_projection.h"
+
+#include <cstring>
+#include <memory>
+#include <utility>
+
+#include "core/ops/gemm.h"
+#include "core/ops/linear_grad.h"
+
+namespace shardit {
+namespace {
+
+class PatchProjectionNode : public Node {
+ public:
+  explicit PatchProjectionNode(Tensor patches) : Node(1), patches_(std::move(patches)) {}
+
+  const char* name() const override { return "patch_projection"; }
+  bool has_deferrable_weights() const override { return true; }
+  void Backward(RankContext& context) override {}
+  void BackwardWeights(RankContext& context) override {
+    LinearWeightGrad(context, Grad(), patches_, Destination(context, 0), Destination(context, 1));
+  }
+
+ private:
+  Tensor patches_;
+};
+
+}  // namespace
+
+Var PatchProjection(Tape& tape, const Tensor& patches_NTE, const Var& w, const Var& b, const Tensor& position_TD) {
+  const int64_t batch = patches_NTE.dim(0), tokens = patches_NTE.dim(1), in = patches_NTE.dim(2), out = w.dim(0);
+  CHECK(w.value().elements() == out * in && b.shape() == Shape({out}) && position_TD.shape() == Shape({tokens, out}))
+      << "[patch_projection] patches " << patches_NTE.shape() << ", w " << w.shape() << ", b " << b.shape()
+      << ", position " << position_TD.shape();
+  Tensor y = Tensor::Empty(tape.allocator(), {batch, tokens, out});
+  // The position table is laid down first; the product, with its bias, is added on top as it is stored.
+  for (int64_t n = 0; n < batch; ++n) {
+    std::memcpy(y.data() + n * tokens * out, position_TD.data(), static_cast<size_t>(position_TD.bytes()));
+  }
+  GemmArgs gemm{.form = GemmForm::kNT, .m = batch * tokens, .n = out, .k = in};
+  gemm.a = patches_NTE.data();
+  gemm.lda = in;
+  gemm.b = w.value().data();
+  gemm.ldb = in;
+  gemm.c = y.data();
+  gemm.ldc = out;
+  gemm.accumulate = true;
+  gemm.epilogue = GemmEpilogue::kBias;
+  gemm.bias = b.value().data();
+  cpu::Gemm(gemm, tape.context().cpu());
+  if (!tape.Records({&w, &b})) return Var(std::move(y));
+  return tape.Record(std::make_unique<PatchProjectionNode>(patches_NTE), {w, b}, {y}, {patches_NTE})[0];
+}
+
+}  // namespace shardit
