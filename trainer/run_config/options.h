@@ -6,13 +6,14 @@
 #include <cstdint>
 #include <string>
 
+#include "model/recompute_mode.h"
+
 namespace shardit {
 
 // Learning rate after warm-up. kCosine and kLinear fall from learning_rate to final_fraction * learning_rate at the
 // last step of the run.
 enum class LearningRateSchedule : uint8_t { kConstant, kCosine, kLinear };
 enum class PipelineSchedule : uint8_t { kGpipe, kOneFOneB, kInterleaved, kZeroBubbleH1 };
-enum class RecomputeMode : uint8_t { kNone, kSelective, kFull };
 enum class Precision : uint8_t { kFp32, kTf32, kBf16 };
 enum class DeviceChoice : uint8_t { kAuto, kCpu, kCuda };
 

@@ -1,0 +1,80 @@
+// Dit: the Diffusion Transformer of Peebles and Xie (arXiv 2212.09748, section 3.2) in its four conditioning designs.
+// Written once, for a single device; parallelism arrives as data (which slice of each parameter is here), never as code
+// in here.
+//
+// Shape letters: N batch, T tokens, D width, H heads, K head dim, C channels, E patch elements; x_NTD is [N, T, D].
+//
+// Parameter names and shapes are those of the published weights (x_embedder, t_embedder, y_embedder, blocks.N,
+// final_layer). pos_embed is fixed and therefore not a parameter; it is exported beside them.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string_view>
+#include <vector>
+
+#include "core/autograd/tape.h"
+#include "core/nn/layers.h"
+#include "core/nn/parameter.h"
+#include "model/dit_config.h"
+#include "model/recompute_mode.h"
+
+namespace shardit {
+
+struct DitInput {
+  Tensor x_NCHW;  // noised latents, fp32
+  Tensor t_N;     // original timesteps, i64
+  Tensor y_N;     // labels, i32; `classes` is the null class
+};
+
+struct DitForwardOptions {
+  RecomputeMode recompute = RecomputeMode::kNone;
+  // Called with "embed", "blocks.0", ... and the tokens after each: for goldens and debugging. May be empty.
+  std::function<void(std::string_view name, const Tensor& x_NTD)> probe;
+};
+
+class Dit {
+ public:
+  // Registers every parameter, on meta: `parameters().Allocate()` or flat buffers give them memory. The configuration
+  // must have passed Validate().
+  explicit Dit(const DitConfig& config);
+  ~Dit();
+  Dit(const Dit&) = delete;
+  Dit& operator=(const Dit&) = delete;
+
+  const DitConfig& config() const { return config_; }
+  ParameterList& parameters() { return parameters_; }
+  const ParameterList& parameters() const { return parameters_; }
+
+  // The model's output [N, C or 2 C, H, W]: the prediction, then the variance value where it is learned.
+  Var Forward(Tape& tape, const DitInput& input, const DitForwardOptions& options = {}) const;
+
+  // Fixed 2-D sin-cos table [T, D], computed in fp64 (first half of D from the column, second half from the row).
+  const Tensor& position_table() const { return position_table_; }
+
+ private:
+  struct Condition;
+  struct Block;
+
+  Condition Embed(Tape& tape, const DitInput& input) const;
+  Var FinalLayer(Tape& tape, const Var& x_NTD, const Condition& condition) const;
+
+  const DitConfig config_;
+  ParameterList parameters_;
+  std::vector<float> position_values_;
+  Tensor position_table_;
+
+  Parameter* patch_weight_ = nullptr;
+  Parameter* patch_bias_ = nullptr;
+  LinearLayer timestep_in_, timestep_out_;
+  Parameter* label_table_ = nullptr;
+  std::vector<std::unique_ptr<Block>> blocks_;
+  LinearLayer final_modulation_;  // the two adaLN designs
+  LayerNormLayer final_norm_;     // the other two
+  LinearLayer final_linear_;
+};
+
+// The table itself, [grid * grid, width], as Dit uses it.
+std::vector<float> SinCosPositionTable(int64_t width, int64_t grid);
+
+}  // namespace shardit
