@@ -254,15 +254,20 @@ FileSystem& PosixFileSystem() {
   return files;
 }
 
-absl::Status AtomicWriteFile(FileSystem& fs, const std::string& path, absl::string_view content) {
+absl::Status ReplaceFile(FileSystem& fs, const std::string& path,
+                         absl::FunctionRef<absl::Status(const std::string& temporary)> write) {
   const std::string temporary = absl::StrCat(path, ".tmp-", getpid());
-  absl::Status status = WriteAndSync(fs, temporary, content);
+  absl::Status status = write(temporary);
   if (status.ok()) status = fs.Rename(temporary, path);
   if (!status.ok()) {
     fs.RemoveFile(temporary).IgnoreError();  // the first error is the one to report
     return status;
   }
   return fs.SyncFolder(ParentFolder(path));
+}
+
+absl::Status AtomicWriteFile(FileSystem& fs, const std::string& path, absl::string_view content) {
+  return ReplaceFile(fs, path, [&](const std::string& temporary) { return WriteAndSync(fs, temporary, content); });
 }
 
 absl::Status MakeFolders(FileSystem& fs, const std::string& path) {

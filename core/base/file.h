@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
@@ -100,8 +101,12 @@ class FileSystem {
 // The real one: stateless, lives for ever.
 FileSystem& PosixFileSystem();
 
-// Writes `content` under a temporary name in the same folder, syncs, renames to `path`, syncs the folder: a reader
-// sees the old file or the new one. The temporary file is removed after a failure.
+// Calls write(temporary) with a name in the folder of `path`; `write` creates, syncs and closes that file. Then renames
+// it to `path` and syncs the folder: a reader sees the old file or the new one. After a failure nothing is left.
+absl::Status ReplaceFile(FileSystem& fs, const std::string& path,
+                         absl::FunctionRef<absl::Status(const std::string& temporary)> write);
+
+// ReplaceFile with `content`.
 absl::Status AtomicWriteFile(FileSystem& fs, const std::string& path, absl::string_view content);
 
 // mkdir -p; what is made is also made durable.
