@@ -1,0 +1,238 @@
+#include "core/ops/gemm.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "core/ops/gemm_cpu.cc"
+#include "core/ops/simd_targets.h"
+#include "hwy/foreach_target.h"
+//
+#include "core/ops/cpu_math-inl.h"
+#include "core/ops/gemm_tile-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace shardit {
+namespace HWY_NAMESPACE {
+
+// Sums are cut into equal runs of at most this many terms: a tile's rows of A then stay in the first-level cache while
+// panels of B stream past, and rounding errors of long sums grow in two levels.
+constexpr int64_t kMaxRun = 512;
+// Packed panels of B that stay in the second-level cache while all rows of A pass.
+constexpr int64_t kMaxPanelBytes = 640 * 1024;
+// Below this many multiply-adds a product is over before another thread would have started.
+constexpr int64_t kInlineWork = 100'000;
+
+// Part of C that one thread computes.
+struct Block {
+  Range rows;
+  Range columns;
+};
+
+// One run of k within a block.
+struct Run {
+  int64_t begin;
+  int64_t size;
+  bool is_first;
+  bool is_last;
+};
+
+// Finishes a tile that went through `tile` (ld kPanel): adds what C already holds, applies the epilogue, stores.
+HWY_NOINLINE void StoreTile(const GemmArgs& args, const float* HWY_RESTRICT tile, Range rows, Range columns,
+                            bool add_to_c, GemmEpilogue epilogue) {
+  const TileD d;
+  for (int64_t i = rows.begin; i < rows.end; ++i, tile += kPanel) {
+    float* c_row = args.c + i * args.ldc;
+    float* aux_row = args.aux + i * args.ldaux;
+    for (int64_t j = columns.begin; j < columns.end; j += kLanes) {
+      const auto mask = hn::FirstN(d, static_cast<size_t>(columns.end - j));
+      auto sum = hn::Load(d, tile + (j - columns.begin));
+      if (add_to_c) sum = hn::Add(sum, hn::MaskedLoad(mask, d, c_row + j));
+      if (epilogue == GemmEpilogue::kGeluGrad) {
+        sum = hn::Mul(sum, GeluTanhGrad(d, hn::MaskedLoad(mask, d, aux_row + j)));
+      } else if (epilogue != GemmEpilogue::kNone && args.bias != nullptr) {
+        sum = hn::Add(sum, hn::MaskedLoad(mask, d, args.bias + j));
+      }
+      if (epilogue == GemmEpilogue::kBiasGelu) {
+        hn::BlendedStore(sum, mask, d, aux_row + j);
+        sum = GeluTanh(d, sum);
+      }
+      hn::BlendedStore(sum, mask, d, c_row + j);
+    }
+  }
+}
+
+// The tiles of rows [rows.begin, rows.end), at most kTileRows, against the packed panels of `columns`.
+template <TileA kLayout>
+void ComputeRowOfTiles(const GemmArgs& args, const float* a, Range rows, Range columns, const Run& run,
+                       const float* panels) {
+  const bool add_to_c = args.accumulate || !run.is_first;
+  const GemmEpilogue epilogue = run.is_last ? args.epilogue : GemmEpilogue::kNone;
+  HWY_ALIGN float tile[kTileRows * kPanel];
+  for (int64_t j = columns.begin; j < columns.end; j += kPanel, panels += run.size * kPanel) {
+    const Range tile_columns{j, j + kPanel < columns.end ? j + kPanel : columns.end};
+    const TileFunction compute = ChooseTile<kLayout>(rows.size(), CeilDiv(tile_columns.size(), kLanes));
+    if (tile_columns.size() == kPanel && epilogue == GemmEpilogue::kNone) {
+      compute(run.size, a, args.lda, panels, kPanel, args.c + rows.begin * args.ldc + j, args.ldc,
+              add_to_c ? TileC::kAdd : TileC::kOverwrite);
+    } else {
+      compute(run.size, a, args.lda, panels, kPanel, tile, kPanel, TileC::kOverwrite);
+      StoreTile(args, tile, rows, tile_columns, add_to_c, epilogue);
+    }
+  }
+}
+
+// Packs A [k, m] columns `rows`, steps of `run`, into out[k * rows.size() + i], and adds up each column where sums are
+// wanted. Writes up to kLanes floats past the tile.
+void PackTile(const GemmArgs& args, Range rows, const Run& run, bool sum_columns, float* HWY_RESTRICT out) {
+  const TileD d;
+  constexpr int64_t kVecs = (kTileRows + kLanes - 1) / kLanes;
+  const float* from = args.a + run.begin * args.lda + rows.begin;
+  hn::Vec<TileD> sums[kVecs];
+  for (int64_t v = 0; v < kVecs; ++v) sums[v] = hn::Zero(d);
+  for (int64_t kk = 0; kk < run.size; ++kk, from += args.lda, out += rows.size()) {
+    for (int64_t v = 0; v < kVecs && v * kLanes < rows.size(); ++v) {
+      const auto mask = hn::FirstN(d, static_cast<size_t>(rows.size() - v * kLanes));
+      const auto values = hn::MaskedLoad(mask, d, from + v * kLanes);
+      hn::StoreU(values, d, out + v * kLanes);
+      sums[v] = hn::Add(sums[v], values);
+    }
+  }
+  if (!sum_columns) return;
+  const bool add = args.accumulate_column_sums || !run.is_first;
+  for (int64_t v = 0; v < kVecs && v * kLanes < rows.size(); ++v) {
+    const auto mask = hn::FirstN(d, static_cast<size_t>(rows.size() - v * kLanes));
+    float* to = args.column_sums + rows.begin + v * kLanes;
+    hn::BlendedStore(add ? hn::Add(hn::MaskedLoad(mask, d, to), sums[v]) : sums[v], mask, d, to);
+  }
+}
+
+void PackPanels(const GemmArgs& args, Range columns, const Run& run, float* panels) {
+  if (args.form == GemmForm::kNT) {
+    PackColumns(run.size, columns.size(), args.b + columns.begin * args.ldb + run.begin, args.ldb, panels);
+  } else {
+    PackRows(run.size, columns.size(), args.b + run.begin * args.ldb + columns.begin, args.ldb, panels);
+  }
+}
+
+// C's block `block`, whose columns are few enough for their panels to fit the cache.
+void ComputeGroup(const GemmArgs& args, const Block& block, const Run& run, bool sum_columns, float* panels,
+                  float* a_tile) {
+  PackPanels(args, block.columns, run, panels);
+  const int64_t tiles = CeilDiv(block.rows.size(), kTileRows);
+  for (int64_t t = 0; t < tiles; ++t) {
+    const Range part = PartRange(block.rows.size(), tiles, t);  // nearly equal tiles: no thin one at the edge
+    const Range rows{block.rows.begin + part.begin, block.rows.begin + part.end};
+    if (args.form == GemmForm::kTN) {
+      PackTile(args, rows, run, sum_columns, a_tile);
+      ComputeRowOfTiles<TileA::kPacked>(args, a_tile, rows, block.columns, run, panels);
+    } else {
+      ComputeRowOfTiles<TileA::kInPlace>(args, args.a + rows.begin * args.lda + run.begin, rows, block.columns, run,
+                                         panels);
+    }
+  }
+}
+
+void ComputeBlock(const GemmArgs& args, const Block& block, Workspace& workspace, int thread) {
+  const int64_t runs = args.k > 0 ? CeilDiv(args.k, kMaxRun) : 1;
+  const int64_t longest = CeilDiv(args.k, runs);
+  const int64_t panel_floats = longest * kPanel;
+  int64_t group_panels = panel_floats > 0 ? kMaxPanelBytes / (panel_floats * int64_t{sizeof(float)}) : 1;
+  const int64_t block_panels = CeilDiv(block.columns.size(), kPanel);
+  group_panels = group_panels < 1 ? 1 : group_panels;
+  const int64_t groups = CeilDiv(block_panels, group_panels);
+  const int64_t panels_size = RoundUp(CeilDiv(block_panels, groups) * panel_floats, 16);
+  float* panels = workspace.ThreadArea<float>(thread, panels_size + longest * kTileRows + 2 * kLanes);
+  for (int64_t g = 0; g < groups; ++g) {
+    const Range part = PartRange(block_panels, groups, g);
+    const int64_t end = block.columns.begin + part.end * kPanel;
+    const Range columns{block.columns.begin + part.begin * kPanel, end < block.columns.end ? end : block.columns.end};
+    for (int64_t r = 0; r < runs; ++r) {
+      const Range steps = PartRange(args.k, runs, r);
+      // Every thread and group packs its own A: the one that owns column 0 also reports its sums.
+      const bool sum_columns = args.column_sums != nullptr && columns.begin == 0;
+      ComputeGroup(args, {block.rows, columns}, {steps.begin, steps.size(), r == 0, r + 1 == runs}, sum_columns, panels,
+                   panels + panels_size);
+    }
+  }
+}
+
+// How many parts to cut rows and columns into.
+struct Grid {
+  int rows;
+  int columns;
+};
+
+// The grid of at most `threads` blocks whose largest block takes least time, counting arithmetic and each thread's own
+// packing of B.
+Grid ChooseGrid(const GemmArgs& args, int threads) {
+  Grid best{1, 1};
+  if (args.m * args.n * args.k <= kInlineWork) return best;
+  constexpr double kFlopCost = 1.0 / (2 * kLanes), kPackCost = 0.35;  // in cycles, each of one element and step of k
+  double best_cost = 1e300;
+  const int64_t panels = CeilDiv(args.n, kPanel);
+  for (int columns = 1; columns <= threads; ++columns) {
+    const int rows = threads / columns;
+    const double block_columns = static_cast<double>(CeilDiv(panels, columns) * kPanel);
+    const double block_rows = static_cast<double>(CeilDiv(args.m, rows));
+    const double cost = block_rows * block_columns * kFlopCost + (block_columns + block_rows) * kPackCost;
+    if (cost < best_cost) {
+      best_cost = cost;
+      best = {rows, columns};
+    }
+  }
+  return best;
+}
+
+void RunGemm(const GemmArgs& args, CpuContext& context) {
+  const Grid grid = ChooseGrid(args, context.pool.threads());
+  const int64_t panels = CeilDiv(args.n, kPanel);
+  const auto run_block = [&](int thread) {
+    if (thread >= grid.rows * grid.columns) return;
+    const Range part = PartRange(panels, grid.columns, thread % grid.columns);
+    const int64_t end = part.end * kPanel;
+    const Block block{PartRange(args.m, grid.rows, thread / grid.columns),
+                      {part.begin * kPanel, end < args.n ? end : args.n}};
+    if (block.rows.size() > 0 && block.columns.size() > 0) ComputeBlock(args, block, context.workspace, thread);
+  };
+  if (grid.rows * grid.columns == 1) {
+    run_block(0);
+  } else {
+    context.pool.RunOnAll(run_block);
+  }
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace shardit
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+#include "core/base/check.h"
+
+namespace shardit::cpu {
+namespace {
+
+HWY_EXPORT(RunGemm);
+
+void CheckArgs(const GemmArgs& args) {
+  CHECK(args.m >= 0 && args.n >= 0 && args.k >= 0) << "[Gemm] " << args.m << " x " << args.n << " x " << args.k;
+  const bool a_is_mk = args.form != GemmForm::kTN, b_is_kn = args.form != GemmForm::kNT;
+  CHECK_GE(args.lda, a_is_mk ? args.k : args.m) << "[Gemm] leading dimension of A";
+  CHECK_GE(args.ldb, b_is_kn ? args.n : args.k) << "[Gemm] leading dimension of B";
+  CHECK_GE(args.ldc, args.n) << "[Gemm] leading dimension of C";
+  CHECK(args.c != nullptr || args.m * args.n == 0) << "[Gemm] C is null";
+  const bool has_aux = args.epilogue == GemmEpilogue::kBiasGelu || args.epilogue == GemmEpilogue::kGeluGrad;
+  CHECK(!has_aux || (args.aux != nullptr && args.ldaux >= args.n && !args.accumulate))
+      << "[Gemm] a GELU epilogue needs aux and no accumulation";
+  CHECK(args.epilogue != GemmEpilogue::kBias || args.bias != nullptr) << "[Gemm] bias is null";
+  CHECK(args.column_sums == nullptr || (args.form == GemmForm::kTN && args.n > 0))
+      << "[Gemm] column sums are taken in the TN form, with a product";
+}
+
+}  // namespace
+
+void Gemm(const GemmArgs& args, CpuContext& context) {
+  CheckArgs(args);
+  if (args.m == 0 || args.n == 0) return;
+  HWY_DYNAMIC_DISPATCH(RunGemm)(args, context);
+}
+
+}  // namespace shardit::cpu
+#endif  // HWY_ONCE
