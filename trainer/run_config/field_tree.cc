@@ -219,7 +219,8 @@ std::string SuggestField(const Descriptor& root, const Descriptor& message, cons
       best_distance = distance;
     }
   });
-  if (best_distance <= std::max(1, static_cast<int>(name.size()) / 3)) return absl::StrCat("did you mean ", best, "?");
+  if (best_distance <= 1 || 2 * best_distance < static_cast<int>(name.size()))
+    return absl::StrCat("did you mean ", best, "?");
   std::vector<std::string> names;
   for (int i = 0; i < message.field_count(); ++i) names.push_back(message.field(i)->name());
   return absl::StrCat("expected one of ", absl::StrJoin(names, ", "));
