@@ -54,12 +54,15 @@ struct RngKey {
   RngPurpose purpose = RngPurpose::kTest;
   uint64_t stream = 0;
 
+  SHARDIT_HOST_DEVICE uint32_t KeyWord0() const { return static_cast<uint32_t>(seed); }
+  SHARDIT_HOST_DEVICE uint32_t KeyWord1() const {
+    return static_cast<uint32_t>(seed >> 32) ^ (static_cast<uint32_t>(purpose) * 0x9E3779B9u);
+  }
   // Block `index` of the sequence: elements 4 * index .. 4 * index + 3.
   SHARDIT_HOST_DEVICE PhiloxBlock Block(uint64_t index) const {
-    const uint32_t purpose_word = static_cast<uint32_t>(purpose) * 0x9E3779B9u;
     return Philox4x32({{static_cast<uint32_t>(index), static_cast<uint32_t>(index >> 32), static_cast<uint32_t>(stream),
                         static_cast<uint32_t>(stream >> 32)}},
-                      static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32) ^ purpose_word);
+                      KeyWord0(), KeyWord1());
   }
   SHARDIT_HOST_DEVICE uint32_t Word(uint64_t element) const { return Block(element / 4).word[element % 4]; }
 };
@@ -78,7 +81,8 @@ SHARDIT_HOST_DEVICE inline uint32_t BoundedFromWord(uint32_t word, uint32_t boun
 // that every compiler and device gives the same bits. Defined in rng_normal.h (shared by CPU and CUDA kernels).
 SHARDIT_HOST_DEVICE float NormalFromWord(uint32_t word);
 
-// Fill out[0, count) with elements first .. first + count - 1 of the sequence. Plain loops; single-threaded.
+// Fill out[0, count) with elements first .. first + count - 1 of the sequence: the bits of UniformFromWord and
+// NormalFromWord, a vector at a time. Single-threaded.
 void FillUniform(const RngKey& key, uint64_t first, int64_t count, float* out);
 void FillNormal(const RngKey& key, uint64_t first, int64_t count, float* out);
 

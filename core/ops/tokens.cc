@@ -1,0 +1,138 @@
+#include "core/ops/tokens.h"
+
+#include <memory>
+#include <utility>
+
+namespace shardit {
+namespace {
+
+// Tokens [first, first + tokens) of every image.
+struct TokenRange {
+  int64_t first = 0;
+  int64_t tokens = 0;
+};
+
+// whole[:, range] = part, or part (+)= whole[:, range]; the side that is not `whole` is [N, D] or [N, tokens, D].
+void CopyIn(RankContext& context, const Tensor& part, const Tensor& whole, TokenRange range) {
+  const int64_t width = whole.dim(2);
+  cpu::CopyRows({.source = part.data(),
+                 .source_stride = part.stride(0),
+                 .destination = whole.data() + range.first * width,
+                 .destination_stride = whole.stride(0),
+                 .images = whole.dim(0),
+                 .count = range.tokens * width},
+                context.cpu());
+}
+
+void CopyOut(RankContext& context, const Tensor& whole, TokenRange range, const GradDestination& part) {
+  const int64_t width = whole.dim(2);
+  cpu::CopyRows({.source = whole.data() + range.first * width,
+                 .source_stride = whole.stride(0),
+                 .destination = part.tensor.data(),
+                 .destination_stride = part.tensor.stride(0),
+                 .accumulate = part.accumulate,
+                 .images = whole.dim(0),
+                 .count = range.tokens * width},
+                context.cpu());
+}
+
+class JoinTokensNode : public Node {
+ public:
+  JoinTokensNode(const char* name, std::vector<TokenRange> ranges) : Node(1), name_(name), ranges_(std::move(ranges)) {}
+  const char* name() const override { return name_; }
+
+  void Backward(RankContext& context) override {
+    for (size_t i = 0; i < ranges_.size(); ++i) {
+      const int input = static_cast<int>(i);
+      if (Needs(input)) CopyOut(context, Grad(), ranges_[i], Destination(context, input));
+    }
+  }
+
+ private:
+  const char* const name_;
+  const std::vector<TokenRange> ranges_;
+};
+
+class KeepTokensNode : public Node {
+ public:
+  explicit KeepTokensNode(int64_t keep) : Node(1), keep_(keep) {}
+  const char* name() const override { return "keep_tokens"; }
+
+  void Backward(RankContext& context) override {
+    const GradDestination dx = Destination(context, 0);
+    CHECK(dx.tensor.is_dense()) << "[keep_tokens] gradient strides " << dx.tensor.strides();
+    const int64_t width = dx.tensor.dim(2);
+    cpu::CopyRows({.source = Grad().data(),
+                   .source_stride = keep_ * width,
+                   .destination = dx.tensor.data(),
+                   .destination_stride = dx.tensor.stride(0),
+                   .accumulate = dx.accumulate,
+                   .images = dx.tensor.dim(0),
+                   .count = keep_ * width},
+                  context.cpu());
+    if (dx.accumulate) return;
+    for (int64_t n = 0; n < dx.tensor.dim(0); ++n) {
+      dx.tensor.Narrow(0, n, 1).Narrow(1, keep_, dx.tensor.dim(1) - keep_).Zero();
+    }
+  }
+
+ private:
+  const int64_t keep_;
+};
+
+// Concatenates along the tokens; parts are [N, D] (one token) or [N, T, D].
+Var Join(Tape& tape, const char* name, std::vector<Var> parts) {
+  std::vector<TokenRange> ranges;
+  int64_t tokens = 0;
+  const int64_t images = parts[0].dim(0), width = parts[0].dim(-1);
+  for (const Var& part : parts) {
+    const Tensor& value = part.value();
+    CHECK((value.ndim() == 2 || value.ndim() == 3) && value.dim(0) == images && value.dim(-1) == width &&
+          value.is_dense())
+        << "[" << name << "] " << value.shape() << " with strides " << value.strides() << " beside "
+        << parts[0].shape();
+    ranges.push_back({tokens, value.ndim() == 2 ? 1 : value.dim(1)});
+    tokens += ranges.back().tokens;
+  }
+  Tensor whole = Tensor::Empty(tape.allocator(), {images, tokens, width});
+  bool records = false;
+  for (size_t i = 0; i < parts.size(); ++i) {
+    CopyIn(tape.context(), parts[i].value(), whole, ranges[i]);
+    records = records || tape.Records({&parts[i]});
+  }
+  if (!records) return Var(std::move(whole));
+  auto node = std::make_unique<JoinTokensNode>(name, std::move(ranges));
+  return tape.Record(std::move(node), std::move(parts), {std::move(whole)}, {})[0];
+}
+
+}  // namespace
+
+Var AppendTokens(Tape& tape, const Var& x_NTD, const Var& t_ND, const Var& y_ND) {
+  CHECK(x_NTD.value().ndim() == 3 && t_ND.value().ndim() == 2 && y_ND.value().ndim() == 2)
+      << "[append_tokens] x " << x_NTD.shape() << ", t " << t_ND.shape() << ", y " << y_ND.shape();
+  return Join(tape, "append_tokens", {x_NTD, t_ND, y_ND});
+}
+
+Var StackTokens(Tape& tape, const Var& t_ND, const Var& y_ND) {
+  CHECK(t_ND.value().ndim() == 2 && y_ND.value().ndim() == 2)
+      << "[stack_tokens] t " << t_ND.shape() << ", y " << y_ND.shape();
+  return Join(tape, "stack_tokens", {t_ND, y_ND});
+}
+
+Var KeepTokens(Tape& tape, const Var& x_NSD, int64_t keep) {
+  const Tensor& x = x_NSD.value();
+  CHECK(x.ndim() == 3 && x.is_dense() && keep >= 0 && keep <= x.dim(1))
+      << "[keep_tokens] x " << x.shape() << ", keep " << keep;
+  Tensor kept = Tensor::Empty(tape.allocator(), {x.dim(0), keep, x.dim(2)});
+  cpu::CopyRows({.source = x.data(),
+                 .source_stride = x.stride(0),
+                 .destination = kept.data(),
+                 .destination_stride = keep * x.dim(2),
+                 .images = x.dim(0),
+                 .count = keep * x.dim(2)},
+                tape.context().cpu());
+  if (!tape.Records({&x_NSD})) return Var(std::move(kept));
+  return tape.Record(std::make_unique<KeepTokensNode>(keep), {x_NSD}, {std::move(kept)}, {})[0];
+}
+
+}  // namespace shardit
