@@ -61,7 +61,7 @@ HWY_NOINLINE void StoreTile(const GemmArgs& args, const float* HWY_RESTRICT tile
 
 // The tiles of rows [rows.begin, rows.end), at most kTileRows, against the packed panels of `columns`.
 template <TileA kLayout>
-void ComputeRowOfTiles(const GemmArgs& args, const float* a, Range rows, Range columns, const Run& run,
+void ComputeRowOfTiles(const GemmArgs& args, const float* a, int64_t a_step, Range rows, Range columns, const Run& run,
                        const float* panels) {
   const bool add_to_c = args.accumulate || !run.is_first;
   const GemmEpilogue epilogue = run.is_last ? args.epilogue : GemmEpilogue::kNone;
@@ -70,10 +70,10 @@ void ComputeRowOfTiles(const GemmArgs& args, const float* a, Range rows, Range c
     const Range tile_columns{j, j + kPanel < columns.end ? j + kPanel : columns.end};
     const TileFunction compute = ChooseTile<kLayout>(rows.size(), CeilDiv(tile_columns.size(), kLanes));
     if (tile_columns.size() == kPanel && epilogue == GemmEpilogue::kNone) {
-      compute(run.size, a, args.lda, panels, kPanel, args.c + rows.begin * args.ldc + j, args.ldc,
+      compute(run.size, a, a_step, panels, kPanel, args.c + rows.begin * args.ldc + j, args.ldc,
               add_to_c ? TileC::kAdd : TileC::kOverwrite);
     } else {
-      compute(run.size, a, args.lda, panels, kPanel, tile, kPanel, TileC::kOverwrite);
+      compute(run.size, a, a_step, panels, kPanel, tile, kPanel, TileC::kOverwrite);
       StoreTile(args, tile, rows, tile_columns, add_to_c, epilogue);
     }
   }
@@ -122,10 +122,10 @@ void ComputeGroup(const GemmArgs& args, const Block& block, const Run& run, bool
     const Range rows{block.rows.begin + part.begin, block.rows.begin + part.end};
     if (args.form == GemmForm::kTN) {
       PackTile(args, rows, run, sum_columns, a_tile);
-      ComputeRowOfTiles<TileA::kPacked>(args, a_tile, rows, block.columns, run, panels);
+      ComputeRowOfTiles<TileA::kByColumns>(args, a_tile, rows.size(), rows, block.columns, run, panels);
     } else {
-      ComputeRowOfTiles<TileA::kInPlace>(args, args.a + rows.begin * args.lda + run.begin, rows, block.columns, run,
-                                         panels);
+      ComputeRowOfTiles<TileA::kByRows>(args, args.a + rows.begin * args.lda + run.begin, args.lda, rows, block.columns,
+                                        run, panels);
     }
   }
 }

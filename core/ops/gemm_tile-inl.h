@@ -37,14 +37,14 @@ constexpr int kTileVecs = kLanes == 1 ? 4 : 2;
 constexpr int kTileRows = kLanes == 16 ? 14 : kLanes == 8 ? 6 : kLanes == 4 ? 8 : 4;
 constexpr int64_t kPanel = kTileVecs * kLanes;
 
-// Where a tile finds A: element (i, k) is a[i * row_stride + k] in place, or a[k * rows + i] in a packed tile.
-enum class TileA { kInPlace, kPacked };
+// Where a tile finds A. By rows: element (i, k) is a[i * a_step + k]. By columns: a[k * a_step + i].
+enum class TileA { kByRows, kByColumns };
 enum class TileC { kOverwrite, kAdd };
 
 // C[i * ldc + j] (+)= sum over k of A(i, k) b[k * b_step + j], for i in [0, kRows), j in [0, kVecs * kLanes).
 // b_step is kPanel for a packed panel, or the leading dimension of a B that is read in place.
 template <TileA kLayout, int kRows, int kVecs>
-HWY_NOINLINE void ComputeTile(int64_t k, const float* HWY_RESTRICT a, int64_t row_stride, const float* HWY_RESTRICT b,
+HWY_NOINLINE void ComputeTile(int64_t k, const float* HWY_RESTRICT a, int64_t a_step, const float* HWY_RESTRICT b,
                               int64_t b_step, float* HWY_RESTRICT c, int64_t ldc, TileC mode) {
   const TileD d;
   hn::Vec<TileD> sum[kRows][kVecs];
@@ -53,18 +53,17 @@ HWY_NOINLINE void ComputeTile(int64_t k, const float* HWY_RESTRICT a, int64_t ro
     HWY_UNROLL(4)
     for (int v = 0; v < kVecs; ++v) sum[i][v] = hn::Zero(d);
   }
-  constexpr bool kIsPacked = kLayout == TileA::kPacked;
   for (int64_t step = 0; step < k; ++step) {
     hn::Vec<TileD> b_vec[kVecs];
     HWY_UNROLL(4)
     for (int v = 0; v < kVecs; ++v) b_vec[v] = hn::LoadU(d, b + v * kLanes);
     HWY_UNROLL(16)
     for (int i = 0; i < kRows; ++i) {
-      const auto a_element = hn::Set(d, kIsPacked ? a[i] : a[i * row_stride]);
+      const auto a_element = hn::Set(d, kLayout == TileA::kByColumns ? a[i] : a[i * a_step]);
       HWY_UNROLL(4)
       for (int v = 0; v < kVecs; ++v) sum[i][v] = hn::MulAdd(a_element, b_vec[v], sum[i][v]);
     }
-    a += kIsPacked ? kRows : 1;
+    a += kLayout == TileA::kByColumns ? a_step : 1;
     b += b_step;
   }
   HWY_UNROLL(16)
@@ -77,7 +76,7 @@ HWY_NOINLINE void ComputeTile(int64_t k, const float* HWY_RESTRICT a, int64_t ro
   }
 }
 
-using TileFunction = void (*)(int64_t k, const float* a, int64_t row_stride, const float* b, int64_t b_step, float* c,
+using TileFunction = void (*)(int64_t k, const float* a, int64_t a_step, const float* b, int64_t b_step, float* c,
                               int64_t ldc, TileC mode);
 
 // ComputeTile for `rows` in [1, kTileRows] and `vecs` in [1, kTileVecs].
