@@ -1,0 +1,217 @@
+// Parity with an independent PyTorch implementation (tests/golden): outputs, losses, every gradient and activation,
+// twenty training steps and the samplers, for all four designs.
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <filesystem>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "core/base/file.h"
+#include "data/formats/safetensors.h"
+#include "gtest/gtest.h"
+#include "model/diffusion_loss.h"
+#include "trainer/parity.h"
+#include "trainer/run_config/run_config.h"
+#include "trainer/train/optimizer.h"
+#include "trainer/train/train_state.h"
+#include "trainer/weights/weights_file.h"
+
+namespace shardit {
+namespace {
+
+constexpr double kParityTolerance = 2e-5;
+constexpr double kTrainingTolerance = 1e-4;
+const std::string kCases = std::string(SHARDIT_SOURCE_DIR) + "/tests/golden/cases/";
+
+// Cases whose name starts with `prefix`, or does not start with any of the other kinds' prefixes.
+std::vector<std::string> CaseNames(const std::string& prefix) {
+  std::vector<std::string> names;
+  for (const auto& entry : std::filesystem::directory_iterator(kCases)) {
+    const std::string name = entry.path().filename();
+    const bool other = name.starts_with("train_") || name.starts_with("sample_");
+    if (prefix.empty() ? !other : name.starts_with(prefix)) names.push_back(name);
+  }
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+RunOptions LoadOptions(const std::string& name) {
+  const auto config = LoadRunConfig({.files = {kCases + name + "/config.textproto"}}, ConfigUse::kModel, 1);
+  CHECK(config.ok()) << config.status().message();
+  return config->options;
+}
+
+std::vector<float> ReadTensor(const SafetensorsReader& file, const std::string& name) {
+  const auto entry = file.Require(name);
+  CHECK(entry.ok()) << entry.status().message();
+  std::vector<float> values(static_cast<size_t>((*entry)->elements()));
+  CHECK(file.ReadAsFloat(**entry, 0, (*entry)->elements(), values.data()).ok());
+  return values;
+}
+
+std::vector<int64_t> ReadIntegers(const SafetensorsReader& file, const std::string& name) {
+  const auto entry = file.Require(name);
+  CHECK(entry.ok()) << entry.status().message();
+  std::vector<int64_t> values(static_cast<size_t>((*entry)->elements()));
+  CHECK(file.ReadAsInt64(**entry, 0, (*entry)->elements(), values.data()).ok());
+  return values;
+}
+
+SafetensorsReader OpenCase(const std::string& name, const std::string& file) {
+  auto reader = SafetensorsReader::Open(kCases + name + "/" + file + ".safetensors");
+  CHECK(reader.ok()) << reader.status().message();
+  return *std::move(reader);
+}
+
+// max |a - b| / max |b|; where the reference is all zero, max |a|.
+double RelativeError(const float* actual, const std::vector<float>& expected) {
+  double error = 0.0, size = 0.0;
+  for (size_t i = 0; i < expected.size(); ++i) {
+    if (!std::isfinite(actual[i])) return INFINITY;
+    error = std::max(error, std::abs(static_cast<double>(actual[i]) - static_cast<double>(expected[i])));
+    size = std::max(size, std::abs(static_cast<double>(expected[i])));
+  }
+  return size > 0.0 ? error / size : error;
+}
+
+class ParityCase : public ::testing::TestWithParam<std::string> {};
+
+TEST_P(ParityCase, OutputLossAndGradients) {
+  RankContext context(2);
+  const std::string out = ::testing::TempDir() + "/parity_" + GetParam() + ".safetensors";
+  const std::string folder = kCases + GetParam();
+  const absl::Status status =
+      RunParity(context, LoadOptions(GetParam()), folder + "/weights.safetensors", folder + "/inputs.safetensors", out);
+  ASSERT_TRUE(status.ok()) << status.message();
+  const auto actual = SafetensorsReader::Open(out);
+  ASSERT_TRUE(actual.ok());
+  const SafetensorsReader expected = OpenCase(GetParam(), "outputs");
+  EXPECT_EQ(actual->entries().size(), expected.entries().size());
+  for (const SafetensorsEntry& entry : expected.entries()) {
+    EXPECT_LE(RelativeError(ReadTensor(*actual, entry.name).data(), ReadTensor(expected, entry.name)), kParityTolerance)
+        << entry.name;
+  }
+  std::filesystem::remove(out);
+}
+
+INSTANTIATE_TEST_SUITE_P(Golden, ParityCase, ::testing::ValuesIn(CaseNames("")),
+                         [](const auto& info) { return info.param; });
+
+class ActivationCase : public ::testing::TestWithParam<std::string> {};
+
+TEST_P(ActivationCase, AfterEmbeddingAndEveryBlock) {
+  const RunOptions options = LoadOptions(GetParam());
+  RankContext context(1);
+  Dit model(options.model);
+  model.parameters().Allocate(context.allocator());
+  ASSERT_TRUE(LoadWeights(kCases + GetParam() + "/weights.safetensors", model).ok());
+  const SafetensorsReader inputs = OpenCase(GetParam(), "inputs");
+  std::vector<float> x = ReadTensor(inputs, "x");
+  const std::vector<float> noise = ReadTensor(inputs, "noise");
+  std::vector<int64_t> t = ReadIntegers(inputs, "t");
+  const std::vector<int64_t> wide_y = ReadIntegers(inputs, "y");
+  std::vector<int32_t> y(wide_y.begin(), wide_y.end());
+  const Diffusion diffusion(options.diffusion);
+  const int64_t images = static_cast<int64_t>(t.size()), elements = options.model.latent_elements();
+  std::vector<float> x_t(x.size());
+  for (int64_t n = 0; n < images; ++n) {
+    diffusion.AddNoise(t[static_cast<size_t>(n)], x.data() + n * elements, noise.data() + n * elements, elements,
+                       x_t.data() + n * elements);
+  }
+  const DitInput input{
+      Tensor::Borrow(x_t.data(), {images, options.model.channels, options.model.side, options.model.side}),
+      Tensor::Borrow(t.data(), {images}, DType::kI64), Tensor::Borrow(y.data(), {images}, DType::kI32)};
+  const SafetensorsReader expected = OpenCase(GetParam(), "activations");
+  Tape tape(context, Tape::Mode::kInference);
+  int compared = 0;
+  DitForwardOptions forward;
+  forward.probe = [&](std::string_view name, const Tensor& tokens) {
+    const std::string key =
+        name == "embed" ? "embedding" : "block." + std::string(name.substr(std::string_view("blocks.").size()));
+    EXPECT_LE(RelativeError(tokens.data(), ReadTensor(expected, key)), kParityTolerance) << key;
+    ++compared;
+  };
+  model.Forward(tape, input, forward);
+  EXPECT_EQ(compared, 1 + options.model.depth);
+}
+
+INSTANTIATE_TEST_SUITE_P(Golden, ActivationCase,
+                         ::testing::Values("adaln_zero", "adaln", "cross_attention", "in_context"),
+                         [](const auto& info) { return info.param; });
+
+class TrainingCase : public ::testing::TestWithParam<std::string> {};
+
+// Twenty steps of AdamW and EMA on given batches.
+TEST_P(TrainingCase, TwentySteps) {
+  const RunOptions options = LoadOptions(GetParam());
+  RankContext context(2);
+  TrainState state(options.model, context.allocator());
+  ASSERT_TRUE(LoadWeights(kCases + GetParam() + "/weights.safetensors", state.model()).ok());
+  state.StartFromWeights();
+  for (const FlatLayout::Entry& entry : state.layout().entries()) {
+    entry.parameter->grad = state.layout().View(state.grads(), entry);
+  }
+  const Optimizer optimizer(options.optimizer, options.ema, options.train.steps);
+  const Diffusion diffusion(options.diffusion);
+  const SafetensorsReader inputs = OpenCase(GetParam(), "inputs");
+  const SafetensorsReader expected = OpenCase(GetParam(), "outputs");
+  std::vector<float> x = ReadTensor(inputs, "x");
+  std::vector<float> noise = ReadTensor(inputs, "noise");
+  std::vector<int64_t> t = ReadIntegers(inputs, "t");
+  const std::vector<int64_t> wide_y = ReadIntegers(inputs, "y");
+  std::vector<int32_t> y(wide_y.begin(), wide_y.end());
+  const std::vector<float> losses = ReadTensor(expected, "loss"), norms = ReadTensor(expected, "grad_norm");
+  const int64_t steps = static_cast<int64_t>(losses.size());
+  const int64_t images = static_cast<int64_t>(t.size()) / steps, elements = options.model.latent_elements();
+  ASSERT_EQ(steps, 20);
+
+  for (int64_t step = 0; step < steps; ++step) {
+    const int64_t first = step * images;
+    std::vector<float> x_t(static_cast<size_t>(images * elements));
+    for (int64_t n = 0; n < images; ++n) {
+      const int64_t offset = (first + n) * elements;
+      diffusion.AddNoise(t[static_cast<size_t>(first + n)], x.data() + offset, noise.data() + offset, elements,
+                         x_t.data() + n * elements);
+    }
+    for (const auto& parameter : state.model().parameters().all()) parameter->grad_written = false;
+    Tape tape(context);
+    const Shape latents{images, options.model.channels, options.model.side, options.model.side};
+    const Var output = state.model().Forward(
+        tape, {Tensor::Borrow(x_t.data(), latents), Tensor::Borrow(t.data() + first, {images}, DType::kI64),
+               Tensor::Borrow(y.data() + first, {images}, DType::kI32)});
+    Tensor d_output = Tensor::Empty(context.allocator(), output.shape());
+    std::vector<ImageLoss> per_image(static_cast<size_t>(images));
+    DiffusionLossArgs args{.images = images, .elements = elements, .t = t.data() + first};
+    args.x_0 = x.data() + first * elements;
+    args.noise = noise.data() + first * elements;
+    args.x_t = x_t.data();
+    args.output = output.value().data();
+    args.denominator = static_cast<double>(images);
+    args.d_output = d_output.data();
+    args.per_image = per_image;
+    const double loss = DiffusionLoss(diffusion, args, context.pool()).loss;
+    tape.Backward({{output, std::move(d_output)}});
+    const UpdateReport update = optimizer.Step(context, state, true);
+    const size_t s = static_cast<size_t>(step);
+    EXPECT_LE(std::abs(loss - losses[s]), kTrainingTolerance * std::abs(losses[s])) << "step " << step;
+    EXPECT_LE(std::abs(update.grad_norm - norms[s]), kTrainingTolerance * norms[s]) << "step " << step;
+  }
+  for (const auto& parameter : state.model().parameters().all()) {
+    EXPECT_LE(RelativeError(parameter->value.data(), ReadTensor(expected, "weights." + parameter->name)),
+              kTrainingTolerance)
+        << parameter->name;
+  }
+  for (const auto& parameter : state.ema_model().parameters().all()) {
+    EXPECT_LE(RelativeError(parameter->value.data(), ReadTensor(expected, "ema." + parameter->name)),
+              kTrainingTolerance)
+        << parameter->name;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Golden, TrainingCase, ::testing::ValuesIn(CaseNames("train_")),
+                         [](const auto& info) { return info.param; });
+
+}  // namespace
+}  // namespace shardit
