@@ -1,0 +1,49 @@
+// 8-bit images: PNG files through libpng, and grids of samples with labels. Pixels are row-major, interleaved, 1
+// channel (grey) or 3 (RGB). All functions are pure or touch only the named file.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "core/base/file.h"
+
+namespace shardit {
+
+struct Image {
+  int64_t height = 0;
+  int64_t width = 0;
+  int64_t channels = 1;
+  std::vector<uint8_t> pixels;  // height * width * channels
+};
+
+// The file's bytes. At most 65535 pixels a side, 1 or 3 channels (CHECK).
+absl::StatusOr<std::string> EncodePng(const Image& image);
+// Atomically: a viewer never sees half a picture.
+absl::Status WritePng(FileSystem& fs, const std::string& path, const Image& image);
+
+struct GridOptions {
+  int64_t columns = 10;
+  int64_t scale = 1;    // every sample's pixel becomes scale x scale pixels
+  int64_t padding = 2;  // pixels around every tile
+  uint8_t background = 255;
+  std::string title;                    // one line above the grid, where not empty
+  std::vector<std::string> row_labels;  // left of the rows; missing ones are blank
+};
+
+// Tiles `images` ([count, height, width, channels]) row by row. Text is drawn black or white, whichever stands out from
+// the background, at scale 1 for small tiles and 2 where a scaled tile is at least 64 pixels high.
+Image MakeGrid(std::span<const uint8_t> images, int64_t count, int64_t height, int64_t width, int64_t channels,
+               const GridOptions& options);
+
+// Draws one line of text with the built-in 5x7 font (capitals, digits, common punctuation; small letters become
+// capitals, other characters a box) with its upper left corner at (x, y), clipped to the image.
+void DrawText(absl::string_view text, int64_t x, int64_t y, int64_t scale, uint8_t value, Image* image);
+constexpr int64_t TextWidth(int64_t characters, int64_t scale) { return characters * 6 * scale; }
+constexpr int64_t TextHeight(int64_t scale) { return 7 * scale; }
+
+}  // namespace shardit
