@@ -83,9 +83,9 @@ Var Dit::Forward(Tape& tape, const DitInput& input, const DitForwardOptions& opt
   const Condition condition = Embed(tape, input);
   const Tensor patches_NTE = Patchify(tape.context(), input.x_NCHW, static_cast<int>(config_.patch));
   Var x_NTD = PatchProjection(tape, patches_NTE, Var(*patch_weight_), Var(*patch_bias_), position_table_);
-  probe("embed", x_NTD);
   const bool in_context = config_.conditioning == Conditioning::kInContext;
   if (in_context) x_NTD = AppendTokens(tape, x_NTD, condition.t_ND, condition.y_ND);
+  probe("embed", x_NTD);
   for (size_t i = 0; i < blocks_.size(); ++i) {
     x_NTD = blocks_[i]->Forward(tape, x_NTD, condition, options.recompute);
     probe("blocks." + std::to_string(i), x_NTD);
