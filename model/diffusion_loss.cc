@@ -183,7 +183,7 @@ HWY_NOINLINE LaneSums RunTail(const ImageConstants& image, const ImagePlanes& at
   if (at.d_prediction != nullptr) std::copy(copies[5], copies[5] + count, at.d_prediction);
   if (at.d_value != nullptr) std::copy(copies[6], copies[6] + count, at.d_value);
   const auto valid = hn::FirstN(D(), static_cast<size_t>(count));
-  return {hn::IfThenElseZero(valid, sums.mse), hn::IfThenElseZero(valid, sums.vb)};
+  return {sums.mse, hn::IfThenElseZero(valid, sums.vb)};  // where all is zero, so is the squared error
 }
 
 // Sums over the image's elements.
