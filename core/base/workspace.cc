@@ -1,11 +1,19 @@
 #include "core/base/workspace.h"
 
+#include <sys/mman.h>
+
 #include <new>
+
+#include "core/base/math.h"
 
 namespace shardit {
 namespace {
 
-constexpr std::align_val_t kAlign{Workspace::kAlignment};
+// Panels are written and read across many pages at once: in huge pages they need few translations. Areas are aligned to
+// one and, once they are a good part of one, sized in whole ones.
+constexpr size_t kHugePage = size_t{2} << 20;
+constexpr size_t kLeastHuge = size_t{256} << 10;
+constexpr std::align_val_t kAlign{kHugePage};
 
 }  // namespace
 
@@ -19,8 +27,11 @@ Workspace::~Workspace() {
 void* Workspace::Grow(Area& area, size_t bytes) {
   if (bytes > area.bytes) {
     ::operator delete(area.data, kAlign);
+    if (bytes >= kLeastHuge) bytes = static_cast<size_t>(RoundUp(static_cast<int64_t>(bytes), kHugePage));
     area.data = ::operator new(bytes, kAlign);
     area.bytes = bytes;
+    // Advice: where the kernel has no huge pages, small ones serve.
+    if (bytes >= kLeastHuge) (void)madvise(area.data, bytes, MADV_HUGEPAGE);
   }
   return area.data;
 }

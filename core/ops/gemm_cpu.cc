@@ -59,6 +59,14 @@ HWY_NOINLINE void StoreTile(const GemmArgs& args, const float* HWY_RESTRICT tile
   }
 }
 
+// Asks for the lines of a tile in C or aux, whose rows lie too far apart for the hardware to foresee.
+HWY_INLINE void PrefetchTile(const float* matrix, int64_t ld, Range rows, Range columns) {
+  constexpr int64_t kLine = 16;  // floats
+  for (int64_t i = rows.begin; i < rows.end; ++i) {
+    for (int64_t j = columns.begin; j < columns.end; j += kLine) hwy::Prefetch(matrix + i * ld + j);
+  }
+}
+
 // The tiles of rows [rows.begin, rows.end), at most kTileRows, against the packed panels of `columns`.
 template <TileA kLayout>
 void ComputeRowOfTiles(const GemmArgs& args, const float* a, int64_t a_step, Range rows, Range columns, const Run& run,
@@ -68,12 +76,15 @@ void ComputeRowOfTiles(const GemmArgs& args, const float* a, int64_t a_step, Ran
   HWY_ALIGN float tile[kTileRows * kPanel];
   for (int64_t j = columns.begin; j < columns.end; j += kPanel, panels += run.size * kPanel) {
     const Range tile_columns{j, j + kPanel < columns.end ? j + kPanel : columns.end};
+    PrefetchTile(args.c, args.ldc, rows, tile_columns);
+    if (args.aux != nullptr && run.is_last) PrefetchTile(args.aux, args.ldaux, rows, tile_columns);
     const TileFunction compute = ChooseTile<kLayout>(rows.size(), CeilDiv(tile_columns.size(), kLanes));
-    if (tile_columns.size() == kPanel && epilogue == GemmEpilogue::kNone) {
-      compute(run.size, a, a_step, panels, kPanel, args.c + rows.begin * args.ldc + j, args.ldc,
+    if (tile_columns.size() == kPanel && (epilogue == GemmEpilogue::kNone || epilogue == GemmEpilogue::kBias)) {
+      const float* bias = epilogue == GemmEpilogue::kBias ? args.bias + j : nullptr;
+      compute(run.size, a, a_step, panels, bias, args.c + rows.begin * args.ldc + j, args.ldc,
               add_to_c ? TileC::kAdd : TileC::kOverwrite);
     } else {
-      compute(run.size, a, a_step, panels, kPanel, tile, kPanel, TileC::kOverwrite);
+      compute(run.size, a, a_step, panels, nullptr, tile, kPanel, TileC::kOverwrite);
       StoreTile(args, tile, rows, tile_columns, add_to_c, epilogue);
     }
   }
@@ -87,7 +98,10 @@ void PackTile(const GemmArgs& args, Range rows, const Run& run, bool sum_columns
   const float* from = args.a + run.begin * args.lda + rows.begin;
   hn::Vec<TileD> sums[kVecs];
   for (int64_t v = 0; v < kVecs; ++v) sums[v] = hn::Zero(d);
+  constexpr int64_t kAhead = 24;  // rows: each lies in a page of its own, so nothing fetches it unasked
   for (int64_t kk = 0; kk < run.size; ++kk, from += args.lda, out += rows.size()) {
+    hwy::Prefetch(from + kAhead * args.lda);
+    hwy::Prefetch(from + kAhead * args.lda + rows.size() - 1);
     for (int64_t v = 0; v < kVecs && v * kLanes < rows.size(); ++v) {
       const auto mask = hn::FirstN(d, static_cast<size_t>(rows.size() - v * kLanes));
       const auto values = hn::MaskedLoad(mask, d, from + v * kLanes);

@@ -20,6 +20,7 @@
 
 #include "core/base/math.h"
 #include "core/ops/simd_targets.h"
+#include "hwy/cache_control.h"
 #include "hwy/highway.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -41,11 +42,11 @@ constexpr int64_t kPanel = kTileVecs * kLanes;
 enum class TileA { kByRows, kByColumns };
 enum class TileC { kOverwrite, kAdd };
 
-// C[i * ldc + j] (+)= sum over k of A(i, k) b[k * b_step + j], for i in [0, kRows), j in [0, kVecs * kLanes).
-// b_step is kPanel for a packed panel, or the leading dimension of a B that is read in place.
+// C[i * ldc + j] (+)= bias[j] + sum over k of A(i, k) b[k * kPanel + j], for i in [0, kRows), j in [0, kVecs * kLanes).
+// bias may be null.
 template <TileA kLayout, int kRows, int kVecs>
 HWY_NOINLINE void ComputeTile(int64_t k, const float* HWY_RESTRICT a, int64_t a_step, const float* HWY_RESTRICT b,
-                              int64_t b_step, float* HWY_RESTRICT c, int64_t ldc, TileC mode) {
+                              const float* bias, float* HWY_RESTRICT c, int64_t ldc, TileC mode) {
   const TileD d;
   hn::Vec<TileD> sum[kRows][kVecs];
   HWY_UNROLL(16)
@@ -56,7 +57,7 @@ HWY_NOINLINE void ComputeTile(int64_t k, const float* HWY_RESTRICT a, int64_t a_
   for (int64_t step = 0; step < k; ++step) {
     hn::Vec<TileD> b_vec[kVecs];
     HWY_UNROLL(4)
-    for (int v = 0; v < kVecs; ++v) b_vec[v] = hn::LoadU(d, b + v * kLanes);
+    for (int v = 0; v < kVecs; ++v) b_vec[v] = hn::Load(d, b + v * kLanes);
     HWY_UNROLL(16)
     for (int i = 0; i < kRows; ++i) {
       const auto a_element = hn::Set(d, kLayout == TileA::kByColumns ? a[i] : a[i * a_step]);
@@ -64,19 +65,20 @@ HWY_NOINLINE void ComputeTile(int64_t k, const float* HWY_RESTRICT a, int64_t a_
       for (int v = 0; v < kVecs; ++v) sum[i][v] = hn::MulAdd(a_element, b_vec[v], sum[i][v]);
     }
     a += kLayout == TileA::kByColumns ? a_step : 1;
-    b += b_step;
+    b += kPanel;
   }
   HWY_UNROLL(16)
   for (int i = 0; i < kRows; ++i) {
     HWY_UNROLL(4)
     for (int v = 0; v < kVecs; ++v) {
       float* out = c + i * ldc + v * kLanes;
+      if (bias != nullptr) sum[i][v] = hn::Add(sum[i][v], hn::LoadU(d, bias + v * kLanes));
       hn::StoreU(mode == TileC::kAdd ? hn::Add(hn::LoadU(d, out), sum[i][v]) : sum[i][v], d, out);
     }
   }
 }
 
-using TileFunction = void (*)(int64_t k, const float* a, int64_t a_step, const float* b, int64_t b_step, float* c,
+using TileFunction = void (*)(int64_t k, const float* a, int64_t a_step, const float* b, const float* bias, float* c,
                               int64_t ldc, TileC mode);
 
 // ComputeTile for `rows` in [1, kTileRows] and `vecs` in [1, kTileVecs].
@@ -91,7 +93,8 @@ HWY_INLINE TileFunction ChooseTile(int64_t rows, int64_t vecs) {
 }
 
 // Panels from rows that run along n (B [k, n]): out[(p * k + kk) * kPanel + j] = b[kk * ldb + p * kPanel + j], for all
-// panels of [0, n); 0 beyond n. Eight rows at a time, so that reads and writes both come in runs.
+// panels of [0, n); 0 beyond n. Eight rows at a time, so that reads and writes both come in runs; the next eight are
+// asked for ahead, since rows that lie pages apart are not foreseen by the hardware.
 HWY_INLINE void PackRows(int64_t k, int64_t n, const float* HWY_RESTRICT b, int64_t ldb, float* HWY_RESTRICT out) {
   const TileD d;
   constexpr int64_t kRun = 8;
@@ -102,6 +105,7 @@ HWY_INLINE void PackRows(int64_t k, int64_t n, const float* HWY_RESTRICT b, int6
       for (int64_t kk = k0; kk < k1; ++kk) {
         const float* from = b + kk * ldb + j;
         float* to = panel + kk * kPanel;
+        for (int64_t line = 0; line < kPanel; line += 16) hwy::Prefetch(from + kRun * ldb + line);
         if (n - j >= kPanel) {
           for (int v = 0; v < kTileVecs; ++v) hn::Store(hn::LoadU(d, from + v * kLanes), d, to + v * kLanes);
         } else {
