@@ -87,8 +87,8 @@ Var Join(Tape& tape, const char* name, std::vector<Var> parts) {
   const int64_t images = parts[0].dim(0), width = parts[0].dim(-1);
   for (const Var& part : parts) {
     const Tensor& value = part.value();
-    CHECK((value.ndim() == 2 || value.ndim() == 3) && value.dim(0) == images && value.dim(-1) == width &&
-          value.is_dense())
+    const bool rows = value.ndim() == 2 && value.stride(1) == 1;
+    CHECK((rows || (value.ndim() == 3 && value.is_dense())) && value.dim(0) == images && value.dim(-1) == width)
         << "[" << name << "] " << value.shape() << " with strides " << value.strides() << " beside "
         << parts[0].shape();
     ranges.push_back({tokens, value.ndim() == 2 ? 1 : value.dim(1)});
