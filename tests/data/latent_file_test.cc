@@ -1,0 +1,172 @@
+#include "data/latent_file.h"
+
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <thread>
+#include <vector>
+
+#include "data/latent_file_writer.h"
+#include "tests/data/test_files.h"
+
+namespace shardit {
+namespace {
+
+std::vector<float> ReadFloats(const LatentFile& file, int64_t first, int64_t count) {
+  std::vector<float> values(static_cast<size_t>(count * file.info().sample_bytes() / 4));
+  EXPECT_TRUE(file.ReadRaw(first, count, values.data()).ok());
+  return values;
+}
+
+TEST(LatentFile, ReadsWhatTheWriterWrote) {
+  const TempDir dir;
+  LatentFileInfo info = TestInfo(dir / "a.h5", 9);
+  info.scale = 0.18215f;
+  info.source = "made \n here";
+  info.flipped = true;
+  WriteTestFile(info);
+  EXPECT_EQ(dir.Entries(), 1);
+  const auto file = LatentFile::Open(info.path);
+  ASSERT_TRUE(file.ok()) << file.status();
+  const LatentFileInfo& read = (*file)->info();
+  EXPECT_EQ(read.count, 9);
+  EXPECT_EQ(read.shape, (LatentShape{2, 3, 5}));
+  EXPECT_EQ(read.layout, LatentLayout::kContiguous);
+  EXPECT_EQ(read.type, LatentType::kFloat32);
+  EXPECT_EQ(read.scale, 0.18215f);
+  EXPECT_EQ(read.classes, 7);
+  EXPECT_EQ(read.source, info.source);
+  EXPECT_TRUE(read.flipped);
+  EXPECT_EQ(read.file_bytes, static_cast<int64_t>(std::filesystem::file_size(info.path)));
+  const std::vector<float> values = ReadFloats(**file, 3, 4);
+  for (int64_t i = 0; i < 4; ++i) {
+    EXPECT_EQ((*file)->labels()[static_cast<size_t>(3 + i)], TestLabel(3 + i));
+    for (int64_t e = 0; e < 30; ++e) EXPECT_EQ(values[static_cast<size_t>(i * 30 + e)], TestValue(3 + i, e));
+  }
+}
+
+TEST(LatentFile, ReadsFilesOfH5py) {
+  const auto minimal = LatentFile::Open(FixturePath("h5py_minimal.h5"));
+  ASSERT_TRUE(minimal.ok()) << minimal.status();
+  EXPECT_EQ((*minimal)->info().shape, (LatentShape{1, 4, 4}));
+  EXPECT_EQ((*minimal)->info().scale, 1.0f);
+  EXPECT_EQ((*minimal)->info().classes, 0);
+  EXPECT_EQ((*minimal)->labels(), (std::vector<int32_t>{3, 1, 4, 1, 5}));
+  EXPECT_EQ(ReadFloats(**minimal, 2, 1)[7], 207.0f);
+
+  const auto chunked = LatentFile::Open(FixturePath("h5py_half_chunked.h5"));
+  ASSERT_TRUE(chunked.ok()) << chunked.status();
+  EXPECT_EQ((*chunked)->info().layout, LatentLayout::kChunked);
+  EXPECT_EQ((*chunked)->info().type, LatentType::kFloat16);
+  EXPECT_EQ((*chunked)->info().scale, 0.5f);
+  EXPECT_EQ((*chunked)->info().classes, 6);
+  EXPECT_EQ((*chunked)->info().source, "");  // h5py strings are of variable length
+  EXPECT_TRUE((*chunked)->info().flipped);
+  EXPECT_EQ((*chunked)->labels(), (std::vector<int32_t>{3, 1, 4, 1, 5}));
+  std::vector<uint16_t> half(3 * 16);
+  ASSERT_TRUE((*chunked)->ReadRaw(1, 3, half.data()).ok());
+  EXPECT_EQ(half[0], 0x5640);       // 100
+  EXPECT_EQ(half[2 * 16], 0x5cb0);  // 300
+
+  const auto moments = LatentFile::Open(FixturePath("h5py_moments.h5"));
+  ASSERT_TRUE(moments.ok()) << moments.status();
+  EXPECT_EQ((*moments)->info().kind, LatentKind::kMoments);
+  EXPECT_EQ((*moments)->info().shape, (LatentShape{1, 4, 4}));
+  EXPECT_EQ((*moments)->info().source, "fixed");
+  EXPECT_EQ(ReadFloats(**moments, 4, 1)[16 + 1], 401.0f / 64);
+}
+
+TEST(LatentFile, MemoryHoldsTheSameBytesForEveryLayout) {
+  const TempDir dir;
+  BuildHdf5(dir / "compact.h5", [](hid_t file) {
+    AddArray(file, "latents", {{3, 1, 2, 2}, H5T_IEEE_F32LE, {}, [](hid_t p) { H5Pset_layout(p, H5D_COMPACT); }});
+    AddArray(file, "labels", {{3}, H5T_STD_U8BE});
+  });
+  for (const std::string& path :
+       {FixturePath("h5py_minimal.h5"), FixturePath("h5py_half_chunked.h5"), dir / "compact.h5"}) {
+    auto file = LatentFile::Open(path);
+    ASSERT_TRUE(file.ok()) << file.status();
+    const int64_t count = (*file)->info().count, bytes = (*file)->info().sample_bytes();
+    std::string before(static_cast<size_t>(count * bytes), 'x'), after = before;
+    ASSERT_TRUE((*file)->ReadRaw(0, count, before.data()).ok());
+    EXPECT_EQ((*file)->InMemory(0), nullptr);
+    ASSERT_TRUE((*file)->LoadIntoMemory().ok());
+    ASSERT_TRUE((*file)->LoadIntoMemory().ok());
+    for (int64_t i = 0; i < count; ++i) ASSERT_TRUE((*file)->ReadRaw(i, 1, after.data() + i * bytes).ok());
+    EXPECT_EQ(before, after);
+    EXPECT_EQ(std::memcmp((*file)->InMemory(1), before.data() + bytes, static_cast<size_t>(bytes)), 0);
+  }
+}
+
+// Chunked files are read through one library lock, contiguous ones without: both from several threads.
+TEST(LatentFile, ThreadsReadAtOnce) {
+  for (const char* name : {"h5py_minimal.h5", "h5py_half_chunked.h5"}) {
+    const auto file = LatentFile::Open(FixturePath(name));
+    ASSERT_TRUE(file.ok());
+    const auto bytes = static_cast<size_t>((*file)->info().sample_bytes());
+    std::vector<std::string> expected(5, std::string(bytes, 0));
+    for (int64_t i = 0; i < 5; ++i) ASSERT_TRUE((*file)->ReadRaw(i, 1, expected[static_cast<size_t>(i)].data()).ok());
+    std::vector<std::thread> threads;
+    for (int t = 0; t < 4; ++t) {
+      threads.emplace_back([&] {
+        std::string got(bytes, 0);
+        for (int64_t i = 0; i < 100; ++i) {
+          EXPECT_TRUE((*file)->ReadRaw(i % 5, 1, got.data()).ok());
+          EXPECT_EQ(got, expected[static_cast<size_t>(i % 5)]);
+        }
+      });
+    }
+    for (std::thread& thread : threads) thread.join();
+  }
+}
+
+TEST(LatentFile, FileThatShrinksIsAnError) {
+  const TempDir dir;
+  WriteTestFile(TestInfo(dir / "a.h5", 9));
+  const auto file = LatentFile::Open(dir / "a.h5");
+  ASSERT_TRUE(file.ok());
+  ASSERT_EQ(truncate((dir / "a.h5").c_str(), 1200), 0);
+  std::vector<float> values(9 * 30);
+  EXPECT_EQ((*file)->ReadRaw(0, 9, values.data()).code(), absl::StatusCode::kDataLoss);
+}
+
+TEST(LatentFileWriter, TargetIsOldOrNew) {
+  const TempDir dir;
+  WriteTestFile(TestInfo(dir / "a.h5", 3));
+  const std::string old = ReadBytes(dir / "a.h5");
+  std::vector<float> values(30 * 2);
+  const std::vector<int32_t> labels = {1, 7};
+  {
+    auto writer = LatentFileWriter::Create(TestInfo(dir / "a.h5", 2));
+    ASSERT_TRUE(writer.ok());
+    EXPECT_EQ(dir.Entries(), 2);
+    ASSERT_TRUE((*writer)->Append(values.data(), labels.data(), 1).ok());
+    EXPECT_EQ((*writer)->Append(values.data(), labels.data() + 1, 1).code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_EQ((*writer)->Append(values.data(), labels.data(), 2).code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_EQ((*writer)->Commit().code(), absl::StatusCode::kInvalidArgument);
+  }
+  EXPECT_EQ(dir.Entries(), 1);
+  EXPECT_EQ(ReadBytes(dir / "a.h5"), old);
+  EXPECT_FALSE(LatentFileWriter::Create(TestInfo(dir / "none/a.h5", 2)).ok());
+  EXPECT_FALSE(LatentFileWriter::Create(TestInfo(dir / "b.h5", 0)).ok());
+  EXPECT_FALSE(LatentFileWriter::Create(TestInfo(dir / "b.h5", int64_t{1} << 62)).ok());
+  EXPECT_EQ(dir.Entries(), 1);
+}
+
+TEST(LatentFileWriter, WritesHalfAndMoments) {
+  const TempDir dir;
+  LatentFileInfo info = TestInfo(dir / "a.h5", 4);
+  info.kind = LatentKind::kMoments;
+  info.type = LatentType::kFloat16;
+  WriteTestFile(info);
+  const auto file = LatentFile::Open(info.path);
+  ASSERT_TRUE(file.ok()) << file.status();
+  EXPECT_EQ((*file)->info().kind, LatentKind::kMoments);
+  EXPECT_EQ((*file)->info().type, LatentType::kFloat16);
+  EXPECT_EQ((*file)->info().shape, info.shape);
+  EXPECT_EQ((*file)->info().sample_bytes(), 2 * 30 * 2);
+}
+
+}  // namespace
+}  // namespace shardit
