@@ -1,0 +1,120 @@
+#include "launch/command_line.h"
+
+#include <cerrno>
+#include <cstdio>
+#include <cstdlib>
+#include <utility>
+
+#include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
+#include "core/base/file.h"
+#include "launch/build_info.h"
+#include "trainer/metrics/status_line.h"
+#include "trainer/run_config/exit_code.h"
+
+namespace shardit {
+namespace {
+
+// 80 columns: names and types to the left, descriptions of at most 51 bytes to the right.
+constexpr size_t kNameColumn = 28;
+
+// Rank of this process as the launcher tells it, before MPI starts; 0 without a launcher.
+int LaunchRank() {
+  for (const char* variable : {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK"}) {
+    if (const char* rank = std::getenv(variable); rank != nullptr) return std::atoi(rank);
+  }
+  return 0;
+}
+
+// CLI11 says some errors on several lines.
+std::string OneLine(const std::string& text) {
+  std::string line = text.substr(0, text.find_last_not_of('\n') + 1);
+  for (char& c : line) {
+    if (c == '\n') c = ' ';
+  }
+  return absl::CHexEscape(line);
+}
+
+std::string CommandPath(const CLI::App& app) {
+  std::string path = app.get_name();
+  for (const CLI::App* parent = app.get_parent(); parent != nullptr; parent = parent->get_parent()) {
+    path = absl::StrCat(parent->get_name(), " ", path);
+  }
+  return path;
+}
+
+// The innermost subcommand that was named, for the hint in an error.
+const CLI::App& ChosenCommand(const CLI::App& app) {
+  const CLI::App* chosen = &app;
+  while (!chosen->get_subcommands().empty()) chosen = chosen->get_subcommands().front();
+  return *chosen;
+}
+
+}  // namespace
+
+CommandLine::CommandLine() : app_("Trains Diffusion Transformers on many devices.", "shardit") {
+  app_.set_version_flag("--version", std::string(kVersionText), "Print version, commit and build options");
+  app_.get_formatter()->column_width(kNameColumn);
+  app_.require_subcommand(1);
+  app_.footer("\nExample:\n  mpirun -n 2 shardit train --config configs/fashion_mnist.textproto");
+}
+
+CLI::App* CommandLine::Add(const std::string& name, const std::string& description, const std::string& example,
+                           CLI::App* parent) {
+  CLI::App* command = (parent == nullptr ? &app_ : parent)->add_subcommand(name, description);
+  command->footer("\nExample:\n  " + example);
+  return command;
+}
+
+void CommandLine::OnOneRank(CLI::App* command, std::function<absl::Status()> run) {
+  command->final_callback([this, run = std::move(run)] { on_one_rank_ = run; });
+}
+
+void CommandLine::OnEveryRank(CLI::App* command, std::function<absl::Status(World&)> run) {
+  command->final_callback([this, run = std::move(run)] { on_every_rank_ = run; });
+}
+
+int CommandLine::Finish(const absl::Status& status, bool speak) const {
+  if (!status.ok() && speak) {
+    std::fprintf(stderr, "shardit: %s\n", OneLine(std::string(status.message())).c_str());
+  }
+  return static_cast<int>(ExitCodeOf(status));
+}
+
+int CommandLine::Run(int argc, char** argv) {
+  const int launch_rank = LaunchRank();
+  try {
+    app_.parse(argc, argv);
+  } catch (const CLI::Success& help_or_version) {
+    return launch_rank == 0 ? app_.exit(help_or_version) : 0;
+  } catch (const CLI::ParseError& error) {
+    const absl::Status status =
+        absl::InvalidArgumentError(absl::StrCat(error.what(), "; see ", CommandPath(ChosenCommand(app_)), " --help"));
+    return Finish(WithExitCode(status, ExitCode::kUsage), launch_rank == 0);
+  }
+  InstallLogger(launch_rank);
+  if (on_one_rank_) return launch_rank == 0 ? Finish(on_one_rank_(), true) : 0;
+  absl::StatusOr<World> world = InitMpiWorld(&argc, &argv);
+  if (!world.ok()) return Finish(world.status(), true);
+  return Finish(on_every_rank_(*world), world->rank() == 0);
+}
+
+void AddConfigFlags(CLI::App* command, ConfigFlags* flags, bool required) {
+  command->add_option("--config", flags->files, "Run description; later files win")
+      ->type_name("FILE")
+      ->required(required)
+      ->allow_extra_args(false);
+  command->add_option("--set", flags->sets, "Override, as section.field=value")
+      ->type_name("A.B=V")
+      ->allow_extra_args(false);
+}
+
+absl::Status Print(const std::string& text) {
+  if (std::fwrite(text.data(), 1, text.size(), stdout) != text.size() || std::fputc('\n', stdout) == EOF ||
+      std::fflush(stdout) != 0) {
+    return WithExitCode(ErrnoStatus(errno, "cannot write to standard output"), ExitCode::kIo);
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace shardit

@@ -1,0 +1,40 @@
+// shardit parity: one forward and backward on given tensors, to compare with other implementations.
+#include <string>
+#include <thread>
+
+#include "core/base/status_macros.h"
+#include "launch/command_line.h"
+#include "trainer/parity.h"
+
+namespace shardit {
+namespace {
+
+struct Flags {
+  ConfigFlags config;
+  std::string weights, inputs, outputs;
+};
+
+absl::Status Run(const Flags& flags) {
+  ASSIGN_OR_RETURN(const ResolvedConfig config,
+                   LoadRunConfig({flags.config.files, flags.config.sets}, ConfigUse::kModel, 1));
+  const int64_t threads = config.options.train.threads;
+  RankContext context(threads > 0 ? static_cast<int>(threads)
+                                  : std::max(1, static_cast<int>(std::thread::hardware_concurrency())));
+  return RunParity(context, config.options, flags.weights, flags.inputs, flags.outputs);
+}
+
+}  // namespace
+
+void AddParityCommand(CommandLine& line) {
+  CLI::App* command = line.Add("parity", "One forward and backward on given tensors",
+                               "shardit parity --config model.textproto --weights w.safetensors \\\n"
+                               "      --inputs in.safetensors --outputs out.safetensors");
+  Flags* flags = line.Keep<Flags>();
+  AddConfigFlags(command, &flags->config, /*required=*/true);
+  command->add_option("--weights", flags->weights, "Model parameters")->type_name("FILE")->required();
+  command->add_option("--inputs", flags->inputs, "Tensors x, noise, t, y")->type_name("FILE")->required();
+  command->add_option("--outputs", flags->outputs, "File to write")->type_name("FILE")->required();
+  line.OnOneRank(command, [flags] { return Run(*flags); });
+}
+
+}  // namespace shardit

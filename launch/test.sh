@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# Installs what is missing, builds preset release with every test and runs them all. Leaves the checkout clean.
+# --long runs the campaigns whole, of which the plain run is a fixed-seed cut, and the sanitizer builds.
+# usage: launch/test.sh [--long]
+set -euo pipefail
+long=0
+case "${1:-}" in
+  "") ;;
+  --long) long=1 ;;
+  *) echo "usage: launch/test.sh [--long]" >&2; exit 64 ;;
+esac
+source "$(dirname "$0")/setup.sh"
+
+export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+if [[ $long -eq 1 ]]; then
+  export SHARDIT_LONG_TESTS=1
+  for preset in asan ubsan; do
+    build_preset "$preset"
+    ctest --test-dir "build/$preset" --output-on-failure -L unit
+  done
+  build_preset tsan
+  # One process with ranks as threads: MPI itself is not built for the thread sanitizer.
+  ctest --test-dir build/tsan --output-on-failure -L unit
+fi
+build_preset release
+# Last, so that the closing lines are ctest's own.
+ctest --test-dir build/release --output-on-failure

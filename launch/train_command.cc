@@ -1,0 +1,46 @@
+// shardit train: a run from a configuration.
+#include <string>
+
+#include "core/base/status_macros.h"
+#include "launch/command_line.h"
+#include "trainer/run_config/run_config.h"
+#include "trainer/train/train.h"
+
+namespace shardit {
+namespace {
+
+struct Flags {
+  ConfigFlags config;
+  TrainRequest request;
+  bool dry_run = false;
+};
+
+absl::Status Run(World& world, Flags& flags) {
+  ASSIGN_OR_RETURN(flags.request.config,
+                   LoadRunConfig({flags.config.files, flags.config.sets}, ConfigUse::kTrain, world.size()));
+  if (!flags.dry_run) return Train(world, flags.request);
+  ASSIGN_OR_RETURN(const std::string plan, DescribeRun(flags.request.config, world.size()));
+  if (world.rank() != 0) return absl::OkStatus();
+  return Print(flags.request.config.text + "\n" + plan);
+}
+
+}  // namespace
+
+void AddTrainCommand(CommandLine& line) {
+  CLI::App* command = line.Add("train", "Train a model",
+                               "mpirun -n 2 shardit train --config configs/fashion_mnist.textproto \\\n"
+                               "      --set train.steps=100 --out results/first");
+  Flags* flags = line.Keep<Flags>();
+  TrainRequest& request = flags->request;
+  AddConfigFlags(command, &flags->config, /*required=*/true);
+  request.out = "results/run";
+  command->add_option("--out", request.out, "Run folder (default results/run)")->type_name("DIR");
+  command->add_option("--resume", request.resume, "auto, never, a step or a checkpoint folder")->type_name("WHAT");
+  command->add_option("--init-from", request.init_from, "Start from these weights")->type_name("FILE");
+  command->add_option("--trace", request.trace, "Chrome trace of the last steps, by rank")->type_name("PREFIX");
+  command->add_option("--stop-after", request.stop_after, "Save and exit 75 after N steps")->type_name("N");
+  command->add_flag("--dry-run", flags->dry_run, "Check and print configuration and plan");
+  line.OnEveryRank(command, [flags](World& world) { return Run(world, *flags); });
+}
+
+}  // namespace shardit
