@@ -20,6 +20,8 @@ namespace shardit {
 struct ImageConstants {
   Diffusion::PredictedX0 predicted_x0;
   Diffusion::Target target;
+  double sqrt_alpha_bar;
+  double sqrt_one_minus_alpha_bar;
   double posterior_x0;
   double posterior_xt;
   double log_variance;      // of the true posterior, clipped: frac = 0
@@ -34,7 +36,6 @@ struct ImageConstants {
 struct ImagePlanes {
   const float* x_0;
   const float* noise;
-  const float* x_t;
   const float* prediction;
   const float* value;
   float* d_prediction;
@@ -131,14 +132,14 @@ struct LaneSums {
 
 // One vector of elements: writes their gradients, returns their terms.
 HWY_INLINE LaneSums RunVector(const ImageConstants& image, const ImagePlanes& at) {
-  const V x_0 = Load(at.x_0), prediction = Load(at.prediction);
-  const V target = hn::MulAdd(Set(image.target.noise), Load(at.noise), hn::Mul(Set(image.target.x_0), x_0));
+  const V x_0 = Load(at.x_0), noise = Load(at.noise), prediction = Load(at.prediction);
+  const V target = hn::MulAdd(Set(image.target.noise), noise, hn::Mul(Set(image.target.x_0), x_0));
   const V error = hn::Sub(prediction, target);
   if (at.d_prediction != nullptr) Store(hn::Mul(error, Set(image.d_mse)), at.d_prediction);
   LaneSums sums{hn::Mul(error, error), hn::Zero(D())};
   if (at.value == nullptr) return sums;
 
-  const V x_t = Load(at.x_t);
+  const V x_t = hn::MulAdd(Set(image.sqrt_one_minus_alpha_bar), noise, hn::Mul(Set(image.sqrt_alpha_bar), x_0));
   const V predicted_x_0 =
       hn::MulAdd(Set(image.predicted_x0.output), prediction, hn::Mul(Set(image.predicted_x0.x_t), x_t));
   const V value = Load(at.value), frac = hn::MulAdd(Set(0.5), value, Set(0.5));
@@ -166,7 +167,7 @@ HWY_INLINE T* Offset(T* pointer, int64_t elements) {
 
 // The last, partial vector: through zero-padded copies, since a vector load must stay inside the planes.
 HWY_NOINLINE LaneSums RunTail(const ImageConstants& image, const ImagePlanes& at, int64_t count) {
-  HWY_ALIGN float copies[7][hn::MaxLanes(D())] = {};
+  HWY_ALIGN float copies[6][hn::MaxLanes(D())] = {};
   const auto copy_in = [&](const float* from, int slot) -> const float* {
     if (from == nullptr) return nullptr;
     std::copy(from, from + count, copies[slot]);
@@ -174,14 +175,13 @@ HWY_NOINLINE LaneSums RunTail(const ImageConstants& image, const ImagePlanes& at
   };
   const ImagePlanes padded{copy_in(at.x_0, 0),
                            copy_in(at.noise, 1),
-                           copy_in(at.x_t, 2),
-                           copy_in(at.prediction, 3),
-                           copy_in(at.value, 4),
-                           at.d_prediction == nullptr ? nullptr : copies[5],
-                           at.d_value == nullptr ? nullptr : copies[6]};
+                           copy_in(at.prediction, 2),
+                           copy_in(at.value, 3),
+                           at.d_prediction == nullptr ? nullptr : copies[4],
+                           at.d_value == nullptr ? nullptr : copies[5]};
   LaneSums sums = RunVector(image, padded);
-  if (at.d_prediction != nullptr) std::copy(copies[5], copies[5] + count, at.d_prediction);
-  if (at.d_value != nullptr) std::copy(copies[6], copies[6] + count, at.d_value);
+  if (at.d_prediction != nullptr) std::copy(copies[4], copies[4] + count, at.d_prediction);
+  if (at.d_value != nullptr) std::copy(copies[5], copies[5] + count, at.d_value);
   const auto valid = hn::FirstN(D(), static_cast<size_t>(count));
   return {sums.mse, hn::IfThenElseZero(valid, sums.vb)};  // where all is zero, so is the squared error
 }
@@ -191,8 +191,11 @@ ImageLoss RunImage(const ImageConstants& image, const ImagePlanes& planes, int64
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(D()));
   LaneSums sums{hn::Zero(D()), hn::Zero(D())};
   for (int64_t i = 0; i < elements; i += lanes) {
-    const ImagePlanes at{planes.x_0 + i,           planes.noise + i,        planes.x_t + i,
-                         planes.prediction + i,    Offset(planes.value, i), Offset(planes.d_prediction, i),
+    const ImagePlanes at{planes.x_0 + i,
+                         planes.noise + i,
+                         planes.prediction + i,
+                         Offset(planes.value, i),
+                         Offset(planes.d_prediction, i),
                          Offset(planes.d_value, i)};
     const LaneSums terms = i + lanes <= elements ? RunVector(image, at) : RunTail(image, at, elements - i);
     sums.mse = hn::Add(sums.mse, terms.mse);
@@ -218,6 +221,8 @@ ImageConstants ConstantsAt(const Diffusion& diffusion, int64_t t, double element
   ImageConstants image{};
   image.predicted_x0 = diffusion.predicted_x0(t);
   image.target = diffusion.target(t);
+  image.sqrt_alpha_bar = step.sqrt_alpha_bar;
+  image.sqrt_one_minus_alpha_bar = step.sqrt_one_minus_alpha_bar;
   image.posterior_x0 = step.posterior_x0;
   image.posterior_xt = step.posterior_xt;
   image.log_variance = step.posterior_log_variance;
@@ -231,7 +236,7 @@ ImageConstants ConstantsAt(const Diffusion& diffusion, int64_t t, double element
 
 ImagePlanes PlanesOf(const DiffusionLossArgs& args, bool learn_sigma, int64_t n) {
   const int64_t in = n * args.elements, out = in * (learn_sigma ? 2 : 1);
-  ImagePlanes planes{args.x_0 + in, args.noise + in, args.x_t + in, args.output + out, nullptr, nullptr, nullptr};
+  ImagePlanes planes{args.x_0 + in, args.noise + in, args.output + out, nullptr, nullptr, nullptr};
   if (learn_sigma) planes.value = planes.prediction + args.elements;
   if (args.d_output != nullptr) {
     planes.d_prediction = args.d_output + out;

@@ -10,9 +10,11 @@
 // there is no vb. Weights are 1 each, as in the authors' code (facebookresearch/DiT, diffusion/gaussian_diffusion.py;
 // Nichol and Dhariwal, arXiv 2102.09672, section 3.1: L_hybrid with the authors' weight).
 //
-// All arithmetic is fp64 per element. At t = 0 the difference of the two CDFs, sigmoid(a) - sigmoid(b) with a > b, is
-// taken as sigmoid(a) sigmoid(-b) (1 - e^(b - a)), which keeps its digits in the tails. Derivatives of clamp and of
-// branches are PyTorch's: none below the clamp's bound, full at it; only the branch taken counts.
+// All arithmetic is fp64 per element; x_t too is formed anew in fp64, since near t = 0 the rounding of the fp32 x_t
+// that the model was given would show in the derivative (3e-5 of it for latents of deviation 4). At t = 0 the
+// difference of the two CDFs, sigmoid(a) - sigmoid(b) with a > b, is taken as sigmoid(a) sigmoid(-b) (1 - e^(b - a)),
+// which keeps its digits in the tails. Derivatives of clamp and of branches are PyTorch's: none below the clamp's
+// bound, full at it; only the branch taken counts.
 //
 // Determinism: an image is summed by one thread in element order over the lanes of the instruction set; images are
 // added in order. So the result is the same bits for any number of threads. NaN in the output gives NaN in loss and
@@ -40,7 +42,7 @@ struct DiffusionLossArgs {
   const int64_t* t = nullptr;    // [N], each in [0, diffusion.steps())
   const float* x_0 = nullptr;    // [N, C, H, W]
   const float* noise = nullptr;  // like x_0
-  const float* x_t = nullptr;    // like x_0: what the model was given
+  const float* x_t = nullptr;    // not read, and need not be set
   // [N, 2 C, H, W] with learned sigma (prediction, then variance value), else [N, C, H, W].
   const float* output = nullptr;
   // Images that the means are over: the global batch, so that the results of its micro-batches add up to its loss.

@@ -29,10 +29,11 @@ long double BinLogProbability(long double x_0, long double mean, long double log
 }
 
 // The variational bound of one element in bits, as gaussian_diffusion.py writes it, in long double.
-long double ReferenceVb(const Diffusion& diffusion, int64_t t, float x_0, float x_t, float prediction,
+long double ReferenceVb(const Diffusion& diffusion, int64_t t, float x_0, float noise, float prediction,
                         long double value) {
   const DiffusionStep& step = diffusion.at(t);
   const long double ab = step.alpha_bar, beta = step.beta, previous = step.alpha_bar_prev;
+  const long double x_t = std::sqrt(ab) * x_0 + std::sqrt(1 - ab) * noise;
   const auto posterior_mean = [&](long double start) {
     return (beta * std::sqrt(previous) * start + (1 - previous) * std::sqrt(1 - beta) * x_t) / (1 - ab);
   };
@@ -55,10 +56,10 @@ long double ReferenceVb(const Diffusion& diffusion, int64_t t, float x_0, float 
 }
 
 // Central difference of fourth order: its error is about h^4 = 1e-12 of the derivative's scale.
-long double ReferenceVbSlope(const Diffusion& diffusion, int64_t t, float x_0, float x_t, float prediction,
+long double ReferenceVbSlope(const Diffusion& diffusion, int64_t t, float x_0, float noise, float prediction,
                              long double value) {
   const long double h = 1e-3L;
-  const auto f = [&](long double v) { return ReferenceVb(diffusion, t, x_0, x_t, prediction, v); };
+  const auto f = [&](long double v) { return ReferenceVb(diffusion, t, x_0, noise, prediction, v); };
   return (8 * (f(value + h) - f(value - h)) - (f(value + 2 * h) - f(value - 2 * h))) / (12 * h);
 }
 
@@ -67,12 +68,11 @@ struct Batch {
   explicit Batch(const Diffusion& process, std::vector<int64_t> timesteps, int64_t elements_per_image = 147)
       : diffusion(process), t(std::move(timesteps)), elements(elements_per_image) {
     const int64_t count = images() * elements, outputs = count * planes();
-    x_0.resize(count), noise.resize(count), x_t.resize(count), output.resize(outputs), d_output.resize(outputs);
+    x_0.resize(count), noise.resize(count), output.resize(outputs), d_output.resize(outputs);
     per_image.resize(t.size());
     FillNormal({1, RngPurpose::kTest, 1}, 0, count, x_0.data());
     FillNormal({1, RngPurpose::kTest, 2}, 0, count, noise.data());
     FillNormal({1, RngPurpose::kTest, 3}, 0, outputs, output.data());
-    AddNoise();
   }
 
   int64_t images() const { return static_cast<int64_t>(t.size()); }
@@ -82,20 +82,12 @@ struct Batch {
   float* d_prediction(int64_t n) { return d_output.data() + n * planes() * elements; }
   float* d_value(int64_t n) { return d_prediction(n) + elements; }
 
-  void AddNoise() {
-    for (int64_t n = 0; n < images(); ++n) {
-      const int64_t at = n * elements;
-      diffusion.AddNoise(t[n], x_0.data() + at, noise.data() + at, elements, x_t.data() + at);
-    }
-  }
-
   DiffusionLossArgs Args() {
     return {.images = images(),
             .elements = elements,
             .t = t.data(),
             .x_0 = x_0.data(),
             .noise = noise.data(),
-            .x_t = x_t.data(),
             .output = output.data(),
             .denominator = static_cast<double>(images()),
             .d_output = d_output.data(),
@@ -111,7 +103,7 @@ struct Batch {
   const Diffusion& diffusion;
   std::vector<int64_t> t;
   int64_t elements;
-  std::vector<float> x_0, noise, x_t, output, d_output;
+  std::vector<float> x_0, noise, output, d_output;
   std::vector<ImageLoss> per_image;
 };
 
@@ -138,7 +130,6 @@ TEST_P(DiffusionLossOnTarget, EqualsLongDoubleReference) {
     // The last image is at t = 0 with predictions near the truth: bins inside, open on both sides, and on their edges.
     const float special[] = {-0.999f, 0.999f, -1.0f, 1.0f, -1.5f, 1.5f, 0.0f};
     for (int i = 0; i < 7; ++i) batch.x_0[5 * 147 + i] = special[i];
-    batch.AddNoise();
     for (int64_t i = 0; i < 147; ++i) {
       const auto target = diffusion.target(0);
       const int64_t at = 5 * 147 + i;
@@ -158,16 +149,16 @@ TEST_P(DiffusionLossOnTarget, EqualsLongDoubleReference) {
       const int64_t t = batch.t[n];
       long double mse = 0, vb = 0;
       for (int64_t i = 0; i < 147; ++i) {
-        const float x_0 = batch.x_0[n * 147 + i], x_t = batch.x_t[n * 147 + i], noise = batch.noise[n * 147 + i];
+        const float x_0 = batch.x_0[n * 147 + i], noise = batch.noise[n * 147 + i];
         const float prediction = batch.prediction(n)[i], value = batch.value(n)[i];
         const long double ab = diffusion.at(t).alpha_bar;
         const long double target = kind == Prediction::kEpsilon ? noise
                                    : kind == Prediction::kX0    ? x_0
                                                                 : std::sqrt(ab) * noise - std::sqrt(1 - ab) * x_0;
         mse += (prediction - target) * (prediction - target);
-        vb += ReferenceVb(diffusion, t, x_0, x_t, prediction, value);
+        vb += ReferenceVb(diffusion, t, x_0, noise, prediction, value);
         ExpectRelative(batch.d_prediction(n)[i], 2 * (prediction - target) * scale, 1e-7, "d_prediction", t, i);
-        const long double slope = ReferenceVbSlope(diffusion, t, x_0, x_t, prediction, value) * scale;
+        const long double slope = ReferenceVbSlope(diffusion, t, x_0, noise, prediction, value) * scale;
         EXPECT_NEAR(batch.d_value(n)[i], static_cast<double>(slope),
                     1e-7 * std::abs(static_cast<double>(slope)) + 1e-10 * static_cast<double>(scale))
             << "d_value t " << t << " element " << i;
@@ -187,7 +178,6 @@ struct OneElement {
   explicit OneElement(int64_t timestep, float x_0, float mean, float value)
       : diffusion({.prediction = Prediction::kX0}), batch(diffusion, {timestep}, 1) {
     batch.x_0[0] = x_0;
-    batch.AddNoise();
     batch.prediction(0)[0] = mean;
     batch.value(0)[0] = value;
     vb = batch.Run().vb;
@@ -222,14 +212,14 @@ TEST_P(DiffusionLossOnTarget, FirstStepKeepsItsDigitsInTheTails) {
     for (const float x_0 : {0.1f, -1.2f, 1.2f}) {
       const float mean = x_0 - 0.001f * static_cast<float>(i);
       const OneElement element(0, x_0, mean, 0.0f);
-      const float x_t = element.batch.x_t[0];
-      const double expected = static_cast<double>(ReferenceVb(element.diffusion, 0, x_0, x_t, mean, 0));
+      const float noise = element.batch.noise[0];
+      const double expected = static_cast<double>(ReferenceVb(element.diffusion, 0, x_0, noise, mean, 0));
       EXPECT_NEAR(element.vb, expected, 1e-13 * expected + 1e-15) << x_0 << " " << i;
-      const long double above = ReferenceVb(element.diffusion, 0, x_0, x_t, mean, 2e-3L);
+      const long double above = ReferenceVb(element.diffusion, 0, x_0, noise, mean, 2e-3L);
       const long double floor = -std::log(1e-12L) / kLn2;
-      if (above < floor && ReferenceVb(element.diffusion, 0, x_0, x_t, mean, -2e-3L) < floor) {
+      if (above < floor && ReferenceVb(element.diffusion, 0, x_0, noise, mean, -2e-3L) < floor) {
         ++inside;
-        const long double slope = ReferenceVbSlope(element.diffusion, 0, x_0, x_t, mean, 0);
+        const long double slope = ReferenceVbSlope(element.diffusion, 0, x_0, noise, mean, 0);
         EXPECT_NEAR(element.slope, (double)slope, 1e-7 * std::abs((double)slope) + 1e-11) << x_0 << " " << i;
       }
     }
@@ -280,7 +270,7 @@ TEST_P(DiffusionLossOnTarget, SameBitsForAnyThreadsAndAnyMicroBatches) {
     DiffusionLossArgs args = cut.Args();
     args.images = count;
     args.t += begin;
-    args.x_0 += begin * cut.elements, args.noise += begin * cut.elements, args.x_t += begin * cut.elements;
+    args.x_0 += begin * cut.elements, args.noise += begin * cut.elements;
     args.output += 2 * begin * cut.elements, args.d_output += 2 * begin * cut.elements;
     args.per_image = args.per_image.subspan(begin, count);
     sum += DiffusionLoss(diffusion, args, pool).loss;
