@@ -12,9 +12,13 @@ HWY_BEFORE_NAMESPACE();
 namespace shardit {
 namespace HWY_NAMESPACE {
 
-// Sums are cut into equal runs of at most this many terms: a tile's rows of A then stay in the first-level cache while
-// panels of B stream past, and rounding errors of long sums grow in two levels.
+// Sums are cut into equal runs of at most this many terms: what a tile reads of A then stays in the first-level cache
+// while panels of B stream past, and rounding errors of long sums grow in two levels. Shorter where A is packed too,
+// since several packed tiles share the second-level cache with the panels.
 constexpr int64_t kMaxRun = 512;
+constexpr int64_t kMaxRunPacked = 256;
+// Tiles of A packed together: whole cache lines are read of each row, once.
+constexpr int64_t kTilesPacked = 8;
 // Packed panels of B that stay in the second-level cache while all rows of A pass.
 constexpr int64_t kMaxPanelBytes = 640 * 1024;
 // Below this many multiply-adds a product is over before another thread would have started.
@@ -90,31 +94,54 @@ void ComputeRowOfTiles(const GemmArgs& args, const float* a, int64_t a_step, Ran
   }
 }
 
-// Packs A [k, m] columns `rows`, steps of `run`, into out[k * rows.size() + i], and adds up each column where sums are
-// wanted. Writes up to kLanes floats past the tile.
-void PackTile(const GemmArgs& args, Range rows, const Run& run, bool sum_columns, float* HWY_RESTRICT out) {
+constexpr int64_t TileFloats(int64_t run) { return RoundUp(run * kTileRows + kLanes, 16); }
+
+// The rows of C of tile `tile` when rows [0, count) are cut into nearly equal tiles: no thin one at the edge.
+Range TileRows(int64_t count, int64_t tile) { return PartRange(count, CeilDiv(count, kTileRows), tile); }
+
+// Packs `count` steps of A [k, m], columns `rows`, from `from` to out[k * rows.size() + i], adding them to `sums`.
+// Writes up to kLanes floats past the end.
+HWY_INLINE void PackSteps(const float* HWY_RESTRICT from, int64_t lda, int64_t rows, int64_t count,
+                          float* HWY_RESTRICT out, float* HWY_RESTRICT sums) {
   const TileD d;
-  constexpr int64_t kVecs = (kTileRows + kLanes - 1) / kLanes;
-  const float* from = args.a + run.begin * args.lda + rows.begin;
-  hn::Vec<TileD> sums[kVecs];
-  for (int64_t v = 0; v < kVecs; ++v) sums[v] = hn::Zero(d);
-  constexpr int64_t kAhead = 24;  // rows: each lies in a page of its own, so nothing fetches it unasked
-  for (int64_t kk = 0; kk < run.size; ++kk, from += args.lda, out += rows.size()) {
-    hwy::Prefetch(from + kAhead * args.lda);
-    hwy::Prefetch(from + kAhead * args.lda + rows.size() - 1);
-    for (int64_t v = 0; v < kVecs && v * kLanes < rows.size(); ++v) {
-      const auto mask = hn::FirstN(d, static_cast<size_t>(rows.size() - v * kLanes));
-      const auto values = hn::MaskedLoad(mask, d, from + v * kLanes);
-      hn::StoreU(values, d, out + v * kLanes);
-      sums[v] = hn::Add(sums[v], values);
+  for (int64_t i = 0; i < rows; i += kLanes) {
+    const auto mask = hn::FirstN(d, static_cast<size_t>(rows - i));
+    auto sum = hn::LoadU(d, sums + i);
+    for (int64_t kk = 0; kk < count; ++kk) {
+      const auto values = hn::MaskedLoad(mask, d, from + kk * lda + i);
+      hn::StoreU(values, d, out + kk * rows + i);
+      sum = hn::Add(sum, values);
+    }
+    hn::StoreU(sum, d, sums + i);
+  }
+}
+
+// Packs tiles [tiles.begin, tiles.end) of A [k, m], whose rows of C are part of `rows`, each TileFloats(run.size) after
+// the one before, and adds up the columns of A where sums are wanted.
+void PackTiles(const GemmArgs& args, Range rows, Range tiles, const Run& run, bool sum_columns,
+               float* HWY_RESTRICT out) {
+  constexpr int64_t kSteps = 8;
+  constexpr int64_t kSumsStep = kTileRows + kLanes;
+  float sums[kTilesPacked * kSumsStep] = {};
+  for (int64_t k0 = 0; k0 < run.size; k0 += kSteps) {
+    const int64_t count = k0 + kSteps < run.size ? kSteps : run.size - k0;
+    const float* steps = args.a + (run.begin + k0) * args.lda + rows.begin;
+    for (int64_t t = tiles.begin; t < tiles.end; ++t) {
+      const Range tile = TileRows(rows.size(), t);
+      const int64_t slot = t - tiles.begin;
+      // The next rows: each in a page of its own, so nothing fetches them unasked.
+      for (int64_t kk = 0; kk < kSteps; ++kk) hwy::Prefetch(steps + (kSteps + kk) * args.lda + tile.begin);
+      PackSteps(steps + tile.begin, args.lda, tile.size(), count, out + slot * TileFloats(run.size) + k0 * tile.size(),
+                sums + slot * kSumsStep);
     }
   }
   if (!sum_columns) return;
   const bool add = args.accumulate_column_sums || !run.is_first;
-  for (int64_t v = 0; v < kVecs && v * kLanes < rows.size(); ++v) {
-    const auto mask = hn::FirstN(d, static_cast<size_t>(rows.size() - v * kLanes));
-    float* to = args.column_sums + rows.begin + v * kLanes;
-    hn::BlendedStore(add ? hn::Add(hn::MaskedLoad(mask, d, to), sums[v]) : sums[v], mask, d, to);
+  for (int64_t t = tiles.begin; t < tiles.end; ++t) {
+    const Range tile = TileRows(rows.size(), t);
+    const float* tile_sums = sums + (t - tiles.begin) * kSumsStep;
+    float* to = args.column_sums + rows.begin;
+    for (int64_t i = tile.begin; i < tile.end; ++i) to[i] = (add ? to[i] : 0.0f) + tile_sums[i - tile.begin];
   }
 }
 
@@ -128,24 +155,29 @@ void PackPanels(const GemmArgs& args, Range columns, const Run& run, float* pane
 
 // C's block `block`, whose columns are few enough for their panels to fit the cache.
 void ComputeGroup(const GemmArgs& args, const Block& block, const Run& run, bool sum_columns, float* panels,
-                  float* a_tile) {
+                  float* a_tiles) {
   PackPanels(args, block.columns, run, panels);
   const int64_t tiles = CeilDiv(block.rows.size(), kTileRows);
-  for (int64_t t = 0; t < tiles; ++t) {
-    const Range part = PartRange(block.rows.size(), tiles, t);  // nearly equal tiles: no thin one at the edge
-    const Range rows{block.rows.begin + part.begin, block.rows.begin + part.end};
-    if (args.form == GemmForm::kTN) {
-      PackTile(args, rows, run, sum_columns, a_tile);
-      ComputeRowOfTiles<TileA::kByColumns>(args, a_tile, rows.size(), rows, block.columns, run, panels);
-    } else {
-      ComputeRowOfTiles<TileA::kByRows>(args, args.a + rows.begin * args.lda + run.begin, args.lda, rows, block.columns,
-                                        run, panels);
+  for (int64_t first = 0; first < tiles; first += kTilesPacked) {
+    const Range some{first, first + kTilesPacked < tiles ? first + kTilesPacked : tiles};
+    if (args.form == GemmForm::kTN) PackTiles(args, block.rows, some, run, sum_columns, a_tiles);
+    for (int64_t t = some.begin; t < some.end; ++t) {
+      const Range part = TileRows(block.rows.size(), t);
+      const Range rows{block.rows.begin + part.begin, block.rows.begin + part.end};
+      if (args.form == GemmForm::kTN) {
+        ComputeRowOfTiles<TileA::kByColumns>(args, a_tiles + (t - first) * TileFloats(run.size), rows.size(), rows,
+                                             block.columns, run, panels);
+      } else {
+        ComputeRowOfTiles<TileA::kByRows>(args, args.a + rows.begin * args.lda + run.begin, args.lda, rows,
+                                          block.columns, run, panels);
+      }
     }
   }
 }
 
 void ComputeBlock(const GemmArgs& args, const Block& block, Workspace& workspace, int thread) {
-  const int64_t runs = args.k > 0 ? CeilDiv(args.k, kMaxRun) : 1;
+  const bool packs_a = args.form == GemmForm::kTN;
+  const int64_t runs = args.k > 0 ? CeilDiv(args.k, packs_a ? kMaxRunPacked : kMaxRun) : 1;
   const int64_t longest = CeilDiv(args.k, runs);
   const int64_t panel_floats = longest * kPanel;
   int64_t group_panels = panel_floats > 0 ? kMaxPanelBytes / (panel_floats * int64_t{sizeof(float)}) : 1;
@@ -153,7 +185,7 @@ void ComputeBlock(const GemmArgs& args, const Block& block, Workspace& workspace
   group_panels = group_panels < 1 ? 1 : group_panels;
   const int64_t groups = CeilDiv(block_panels, group_panels);
   const int64_t panels_size = RoundUp(CeilDiv(block_panels, groups) * panel_floats, 16);
-  float* panels = workspace.ThreadArea<float>(thread, panels_size + longest * kTileRows + 2 * kLanes);
+  float* panels = workspace.ThreadArea<float>(thread, panels_size + (packs_a ? kTilesPacked * TileFloats(longest) : 0));
   for (int64_t g = 0; g < groups; ++g) {
     const Range part = PartRange(block_panels, groups, g);
     const int64_t end = block.columns.begin + part.end * kPanel;
