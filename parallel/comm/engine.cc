@@ -11,6 +11,7 @@
 #include <future>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "core/base/check.h"
 
 namespace shardit {
@@ -26,7 +27,7 @@ constexpr auto kIdleSleep = std::chrono::milliseconds(1);
 constexpr auto kLongIdleSleep = std::chrono::milliseconds(10);
 constexpr auto kQuietAfter = std::chrono::seconds(1);
 // A poll that takes this long was moving bytes, although no message completed.
-constexpr auto kBusyPoll = std::chrono::microseconds(4);
+constexpr auto kBusyPoll = std::chrono::microseconds(2);
 constexpr auto kAbortPatience = std::chrono::seconds(5);
 
 bool IsPointToPoint(CollectiveKind kind) { return kind == CollectiveKind::kSend || kind == CollectiveKind::kRecv; }
@@ -88,17 +89,17 @@ class CommEngine::Running final : public Port {
 
 CommEngine::CommEngine() = default;
 
-absl::StatusOr<std::unique_ptr<CommEngine>> CommEngine::Start(const TransportFactory& factory, std::string identity) {
+absl::StatusOr<std::unique_ptr<CommEngine>> CommEngine::Start(const TransportFactory& factory) {
   std::unique_ptr<CommEngine> engine(new CommEngine);
   std::promise<absl::Status> made;
-  engine->thread_ = std::thread([engine = engine.get(), &factory, identity, &made] {
+  engine->thread_ = std::thread([engine = engine.get(), &factory, &made] {
     // Signals are the main thread's; threads that the transport starts inherit this mask.
     sigset_t all;
     sigfillset(&all);
     pthread_sigmask(SIG_BLOCK, &all, nullptr);
     // Sleeps of a few microseconds would otherwise be rounded up to the default slack of 50.
     prctl(PR_SET_TIMERSLACK, 1);
-    SetThreadIdentity(identity);
+    SetThreadIdentity("communication thread");
     const absl::Status status = engine->MakeTransport(factory);
     made.set_value(status);
     if (status.ok()) engine->Loop();
@@ -176,6 +177,7 @@ absl::Status CommEngine::MakeTransport(const TransportFactory& factory) {
   transport_ = *std::move(transport);
   rank_ = transport_->rank();
   size_ = transport_->size();
+  SetThreadIdentity(absl::StrCat("rank ", rank_, ", communication thread"));
   return absl::OkStatus();
 }
 

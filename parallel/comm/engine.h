@@ -17,7 +17,6 @@
 #include <list>
 #include <memory>
 #include <mutex>
-#include <string>
 #include <thread>
 #include <vector>
 
@@ -58,8 +57,8 @@ class Channel {
 
 class CommEngine {
  public:
-  // Starts the thread and makes the transport on it; `identity` names the thread in check failures.
-  static absl::StatusOr<std::unique_ptr<CommEngine>> Start(const TransportFactory& factory, std::string identity);
+  // Starts the thread and makes the transport on it.
+  static absl::StatusOr<std::unique_ptr<CommEngine>> Start(const TransportFactory& factory);
   // Completes everything submitted, destroys the transport and joins the thread. A collective that another rank never
   // issues makes it hang: leave a broken job by Abort.
   ~CommEngine();
@@ -100,7 +99,6 @@ class CommEngine {
   void Wake();
 
   // On the communication thread.
-  void Main(const TransportFactory& factory, const std::string& identity);
   absl::Status MakeTransport(const TransportFactory& factory);
   void Loop();
   bool TakeCommands();

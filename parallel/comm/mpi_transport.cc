@@ -62,8 +62,13 @@ class MpiTransport final : public Transport {
     }
     int completed = 0;
     indices_.resize(requests_.size());
-    MPI_CHECK(MPI_Testsome(static_cast<int>(requests_.size()), requests_.data(), &completed, indices_.data(),
-                           MPI_STATUSES_IGNORE));
+    statuses_.resize(requests_.size());
+    const int code = MPI_Testsome(static_cast<int>(requests_.size()), requests_.data(), &completed, indices_.data(),
+                                  statuses_.data());
+    if (code == MPI_ERR_IN_STATUS) {
+      for (int i = 0; i < completed; ++i) MPI_CHECK(statuses_[i].MPI_ERROR);
+    }
+    MPI_CHECK(code);
     for (int i = 0; i < completed; ++i) cookies->push_back(cookies_[indices_[i]]);
     if (completed > 0) DropCompleted();
   }
@@ -93,6 +98,7 @@ class MpiTransport final : public Transport {
   std::vector<MPI_Request> requests_;
   std::vector<void*> cookies_;  // of requests_, same index
   std::vector<int> indices_;
+  std::vector<MPI_Status> statuses_;
 };
 
 }  // namespace

@@ -89,8 +89,7 @@ absl::StatusOr<World> InitMpiWorld(int* argc, char*** argv) {
   setenv("OMPI_MCA_btl_vader_single_copy_mechanism", "none", /*overwrite=*/0);
   setenv("OMPI_MCA_btl_base_warn_component_unused", "0", /*overwrite=*/0);
   std::unique_ptr<CommEngine> engine;
-  ASSIGN_OR_RETURN(engine, CommEngine::Start([&](std::function<void()>) { return MakeMpiTransport(argc, argv); },
-                                             "communication thread"));
+  ASSIGN_OR_RETURN(engine, CommEngine::Start([&](std::function<void()>) { return MakeMpiTransport(argc, argv); }));
   auto impl = std::make_unique<World::Impl>(std::move(engine));
   impl->FindLocalRanks();
   return World(std::move(impl));
@@ -101,8 +100,7 @@ void RunThreadWorld(int size, absl::FunctionRef<void(World& world)> body) {
   ThreadFabric fabric(size);
   std::vector<World> worlds;
   for (int r = 0; r < size; ++r) {
-    auto engine = CommEngine::Start([&](std::function<void()> wake) { return fabric.Connect(r, std::move(wake)); },
-                                    absl::StrCat("communication thread of rank ", r));
+    auto engine = CommEngine::Start([&](std::function<void()> wake) { return fabric.Connect(r, std::move(wake)); });
     CHECK(engine.ok());
     worlds.push_back(World(std::make_unique<World::Impl>(*std::move(engine))));
   }
