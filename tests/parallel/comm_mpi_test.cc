@@ -1,7 +1,9 @@
 // Collectives between MPI processes; run under mpirun. MPI's own collectives and the thread backend are the oracles.
 #include <gtest/gtest.h>
 
+#include <chrono>
 #include <cstdio>
+#include <string>
 
 #include "parallel/comm/agree_status.h"
 #include "parallel/comm/mpi_check.h"
@@ -23,9 +25,13 @@ TEST(CommOnMpi, SendRecv) { comm_cases::SendRecv(Comm()); }
 TEST(CommOnMpi, ManyInFlight) { comm_cases::ManyInFlight(Comm()); }
 TEST(CommOnMpi, ByteStrings) { comm_cases::ByteStrings(Comm()); }
 TEST(CommOnMpi, Splits) { comm_cases::Splits(Comm()); }
+TEST(CommOnMpi, Duplicates) { comm_cases::Duplicates(Comm()); }
 TEST(CommOnMpi, Counters) { comm_cases::Counters(Comm()); }
 
 TEST(CommOnMpi, AgreesWithMpiAllreduce) {
+  int started = 0;
+  g_world->RunOnCommThread([&] { MPI_CHECK(MPI_Initialized(&started)); });
+  if (started == 0) GTEST_SKIP() << "not under mpirun";
   for (const int64_t count : {1, 1009, 100003}) {
     const auto in = comm_cases::Filled<int64_t>(Comm().rank(), count, comm_cases::WholeInput<int64_t>);
     std::vector<int64_t> ours(count), theirs(count);

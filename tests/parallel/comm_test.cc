@@ -28,6 +28,7 @@ TEST_P(CommOnThreads, SendRecv) { RunCase(comm_cases::SendRecv); }
 TEST_P(CommOnThreads, ManyInFlight) { RunCase(comm_cases::ManyInFlight); }
 TEST_P(CommOnThreads, ByteStrings) { RunCase(comm_cases::ByteStrings); }
 TEST_P(CommOnThreads, Splits) { RunCase(comm_cases::Splits); }
+TEST_P(CommOnThreads, Duplicates) { RunCase(comm_cases::Duplicates); }
 TEST_P(CommOnThreads, Counters) { RunCase(comm_cases::Counters); }
 
 TEST(CommOnSelf, AllCases) {
@@ -39,6 +40,7 @@ TEST(CommOnSelf, AllCases) {
   comm_cases::ManyInFlight(world.comm());
   comm_cases::ByteStrings(world.comm());
   comm_cases::Splits(world.comm());
+  comm_cases::Duplicates(world.comm());
   comm_cases::Counters(world.comm());
 }
 
