@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "core/ops/silu.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -11,26 +13,46 @@ HWY_BEFORE_NAMESPACE();
 namespace shardit {
 namespace HWY_NAMESPACE {
 
-// Whole vectors, then single lanes through the same arithmetic.
+using Floats = hn::ScalableTag<float>;
+constexpr int64_t kMaxLanes = static_cast<int64_t>(HWY_MAX_BYTES / sizeof(float));
+
+// Calls body(i, lanes) for runs of elements, all of a whole vector but the last. Bodies compute whole vectors always:
+// one of another width may round differently, and an element's bits must not depend on its place.
 template <class Body>
 HWY_INLINE void ForElements(int64_t begin, int64_t end, const Body& body) {
-  const hn::ScalableTag<float> d;
-  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(Floats()));
   int64_t i = begin;
-  for (; i + lanes <= end; i += lanes) body(d, i);
-  for (; i < end; ++i) body(hn::CappedTag<float, 1>(), i);
+  for (; i + lanes <= end; i += lanes) body(i, lanes);
+  if (i < end) body(i, end - i);
+}
+
+HWY_INLINE hn::Vec<Floats> LoadFirst(const float* from, int64_t count) {
+  const Floats d;
+  if (count == static_cast<int64_t>(hn::Lanes(d))) return hn::LoadU(d, from);
+  alignas(64) float buffer[kMaxLanes] = {};
+  std::copy_n(from, count, buffer);
+  return hn::Load(d, buffer);
+}
+
+HWY_INLINE void StoreFirst(hn::Vec<Floats> value, float* to, int64_t count) {
+  const Floats d;
+  if (count == static_cast<int64_t>(hn::Lanes(d))) return hn::StoreU(value, d, to);
+  alignas(64) float buffer[kMaxLanes];
+  hn::Store(value, d, buffer);
+  std::copy_n(buffer, count, to);
 }
 
 void SiluFwdRange(const SiluFwdArgs& args, int64_t begin, int64_t end) {
-  ForElements(begin, end,
-              [&](auto d, int64_t i) HWY_ATTR { hn::StoreU(Silu(d, hn::LoadU(d, args.x + i)), d, args.y + i); });
+  ForElements(begin, end, [&](int64_t i, int64_t count) HWY_ATTR {
+    StoreFirst(Silu(Floats(), LoadFirst(args.x + i, count)), args.y + i, count);
+  });
 }
 
 void SiluBwdRange(const SiluBwdArgs& args, int64_t begin, int64_t end) {
-  ForElements(begin, end, [&](auto d, int64_t i) HWY_ATTR {
-    const auto slope = SiluGrad(d, hn::LoadU(d, args.x + i));
-    const auto before = args.accumulate ? hn::LoadU(d, args.dx + i) : hn::Zero(d);
-    hn::StoreU(hn::MulAdd(hn::LoadU(d, args.dy + i), slope, before), d, args.dx + i);
+  ForElements(begin, end, [&](int64_t i, int64_t count) HWY_ATTR {
+    const auto slope = SiluGrad(Floats(), LoadFirst(args.x + i, count));
+    const auto before = args.accumulate ? LoadFirst(args.dx + i, count) : hn::Zero(Floats());
+    StoreFirst(hn::MulAdd(LoadFirst(args.dy + i, count), slope, before), args.dx + i, count);
   });
 }
 
