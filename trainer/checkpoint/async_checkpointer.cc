@@ -1,0 +1,83 @@
+#include "trainer/checkpoint/async_checkpointer.h"
+
+#include <chrono>
+#include <cstring>
+#include <utility>
+
+#include "core/base/check.h"
+#include "core/base/status_macros.h"
+
+namespace shardit {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double MillisecondsSince(Clock::time_point start) {
+  return std::chrono::duration<double, std::milli>(Clock::now() - start).count();
+}
+
+}  // namespace
+
+AsyncCheckpointer::AsyncCheckpointer(CheckpointWriter writer, bool async) : writer_(std::move(writer)), async_(async) {}
+
+AsyncCheckpointer::~AsyncCheckpointer() {
+  if (thread_.joinable()) thread_.join();
+}
+
+absl::Status AsyncCheckpointer::Save(const RunState& state, std::span<const SliceRef> slices) {
+  const Clock::time_point start = Clock::now();
+  RETURN_IF_ERROR(Wait());
+  if (!async_) {
+    Write(state, slices);
+    stall_ms_ = MillisecondsSince(start);
+    return Collect();
+  }
+  Snapshot(slices);
+  stall_ms_ = MillisecondsSince(start);
+  thread_ = std::thread([this, state, identity = ThreadIdentity()] {
+    SetThreadIdentity(identity);
+    Write(state, owned_);
+  });
+  return absl::OkStatus();
+}
+
+absl::Status AsyncCheckpointer::Wait() {
+  if (!thread_.joinable()) return absl::OkStatus();
+  thread_.join();
+  return Collect();
+}
+
+// Turns the finished save into a report or an error.
+absl::Status AsyncCheckpointer::Collect() {
+  if (!result_.ok()) return result_.status();
+  report_ = CheckpointTiming{*result_, stall_ms_, write_ms_};
+  return absl::OkStatus();
+}
+
+std::optional<CheckpointTiming> AsyncCheckpointer::TakeReport() { return std::exchange(report_, std::nullopt); }
+
+void AsyncCheckpointer::Snapshot(std::span<const SliceRef> slices) {
+  int64_t elements = 0;
+  for (const SliceRef& slice : slices) elements += Volume(slice.box);
+  if (elements > buffer_elements_) {
+    buffer_.reset();  // before the new one exists: one copy is the bound
+    buffer_ = std::make_unique_for_overwrite<float[]>(static_cast<size_t>(elements));
+    buffer_elements_ = elements;
+  }
+  owned_.assign(slices.begin(), slices.end());
+  float* to = buffer_.get();
+  for (SliceRef& slice : owned_) {
+    const int64_t count = Volume(slice.box);
+    std::memcpy(to, slice.data, static_cast<size_t>(count) * sizeof(float));
+    slice.data = to;
+    to += count;
+  }
+}
+
+void AsyncCheckpointer::Write(const RunState& state, std::span<const SliceRef> slices) {
+  const Clock::time_point start = Clock::now();
+  result_ = writer_.Save(state, slices);
+  write_ms_ = MillisecondsSince(start);
+}
+
+}  // namespace shardit

@@ -1,0 +1,66 @@
+// Saving behind the training step. Save copies the slices into buffers of its own at the step boundary and returns; a
+// thread writes and commits them. One save is in flight at a time, so memory is bounded by one copy of what this rank
+// stores, and the buffers are reused.
+//
+// The collective callbacks of the writer run on that thread: they need a communicator that nothing else uses. Because
+// the verdict of a save is the same on all ranks, so is what Save and Wait return, if all ranks call them alike.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <thread>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "trainer/checkpoint/checkpoint_writer.h"
+
+namespace shardit {
+
+struct CheckpointTiming {
+  SaveReport save;
+  double stall_ms = 0;  // that the training step waited: for the save before, and for the copy (or the whole write)
+  double write_ms = 0;  // from the end of the copy to the end of the save
+};
+
+// Called from one thread.
+class AsyncCheckpointer {
+ public:
+  // With `async` false Save writes from the caller's data and thread, and returns when everything is committed.
+  AsyncCheckpointer(CheckpointWriter writer, bool async);
+  // Waits for the save in flight; its error is lost unless Wait was called.
+  ~AsyncCheckpointer();
+  AsyncCheckpointer(const AsyncCheckpointer&) = delete;
+  AsyncCheckpointer& operator=(const AsyncCheckpointer&) = delete;
+
+  // Waits for the save before. If that one failed, returns its error, once, and does not start this one; the caller
+  // decides whether to try again or to stop. Data may change as soon as it returns.
+  absl::Status Save(const RunState& state, std::span<const SliceRef> slices);
+
+  // Waits for the save in flight and returns its error, once.
+  absl::Status Wait();
+
+  // The report of the last save that ended well and was not yet asked for; only after Save or Wait has collected it.
+  std::optional<CheckpointTiming> TakeReport();
+
+ private:
+  void Snapshot(std::span<const SliceRef> slices);
+  void Write(const RunState& state, std::span<const SliceRef> slices);
+  absl::Status Collect();
+
+  CheckpointWriter writer_;
+  const bool async_;
+  std::unique_ptr<float[]> buffer_;
+  int64_t buffer_elements_ = 0;
+  std::vector<SliceRef> owned_;  // the slices in flight, pointing into buffer_
+  std::thread thread_;
+  // Written by the thread, read after joining it.
+  absl::StatusOr<SaveReport> result_ = absl::UnavailableError("no save yet");
+  double write_ms_ = 0;
+  double stall_ms_ = 0;
+  std::optional<CheckpointTiming> report_;
+};
+
+}  // namespace shardit
