@@ -116,6 +116,8 @@ void ForwardHead(const AttentionFwdArgs& args, int64_t batch, int64_t head, Rang
   for (int64_t t = 0; t < tiles; ++t) {
     const Range part = PartRange(queries.size(), tiles, t);
     const int64_t first = queries.begin + part.begin, rows = part.size();
+    PrefetchRows(args.out.At(batch, head) + first * args.out.row_stride, args.out.row_stride, rows, shape.head_dim);
+    PrefetchRows(args.q.At(batch, head) + (first + rows) * args.q.row_stride, args.q.row_stride, rows, shape.head_dim);
     MultiplyPanels<TileA::kByRows>(args.q.At(batch, head) + first * args.q.row_stride, args.q.row_stride, rows,
                                    shape.head_dim, scratch.key_columns, shape.keys, scratch.scores, scratch.step,
                                    TileC::kOverwrite);
@@ -202,6 +204,8 @@ void BackwardScores(const AttentionBwdArgs& args, const BackwardJob& job, Range 
     float* score_grads = scratch.score_grads + part.begin * scratch.step;
     const float* d_out = args.d_out.At(job.batch, job.head) + first * args.d_out.row_stride;
     const float* out = args.out.At(job.batch, job.head) + first * args.out.row_stride;
+    PrefetchRows(out, args.out.row_stride, rows, shape.head_dim);
+    PrefetchRows(d_out + rows * args.d_out.row_stride, args.d_out.row_stride, rows, shape.head_dim);
     const float* lse = args.lse + (job.batch * shape.heads + job.head) * shape.queries + first;
     MultiplyPanels<TileA::kByRows>(args.q.At(job.batch, job.head) + first * args.q.row_stride, args.q.row_stride, rows,
                                    shape.head_dim, scratch.key_columns, keys, scores, scratch.step, TileC::kOverwrite);

@@ -63,14 +63,6 @@ HWY_NOINLINE void StoreTile(const GemmArgs& args, const float* HWY_RESTRICT tile
   }
 }
 
-// Asks for the lines of a tile in C or aux, whose rows lie too far apart for the hardware to foresee.
-HWY_INLINE void PrefetchTile(const float* matrix, int64_t ld, Range rows, Range columns) {
-  constexpr int64_t kLine = 16;  // floats
-  for (int64_t i = rows.begin; i < rows.end; ++i) {
-    for (int64_t j = columns.begin; j < columns.end; j += kLine) hwy::Prefetch(matrix + i * ld + j);
-  }
-}
-
 // The tiles of rows [rows.begin, rows.end), at most kTileRows, against the packed panels of `columns`.
 template <TileA kLayout>
 void ComputeRowOfTiles(const GemmArgs& args, const float* a, int64_t a_step, Range rows, Range columns, const Run& run,
@@ -80,8 +72,10 @@ void ComputeRowOfTiles(const GemmArgs& args, const float* a, int64_t a_step, Ran
   HWY_ALIGN float tile[kTileRows * kPanel];
   for (int64_t j = columns.begin; j < columns.end; j += kPanel, panels += run.size * kPanel) {
     const Range tile_columns{j, j + kPanel < columns.end ? j + kPanel : columns.end};
-    PrefetchTile(args.c, args.ldc, rows, tile_columns);
-    if (args.aux != nullptr && run.is_last) PrefetchTile(args.aux, args.ldaux, rows, tile_columns);
+    PrefetchRows(args.c + rows.begin * args.ldc + j, args.ldc, rows.size(), tile_columns.size());
+    if (args.aux != nullptr && run.is_last) {
+      PrefetchRows(args.aux + rows.begin * args.ldaux + j, args.ldaux, rows.size(), tile_columns.size());
+    }
     const TileFunction compute = ChooseTile<kLayout>(rows.size(), CeilDiv(tile_columns.size(), kLanes));
     if (tile_columns.size() == kPanel && (epilogue == GemmEpilogue::kNone || epilogue == GemmEpilogue::kBias)) {
       const float* bias = epilogue == GemmEpilogue::kBias ? args.bias + j : nullptr;

@@ -92,6 +92,14 @@ HWY_INLINE TileFunction ChooseTile(int64_t rows, int64_t vecs) {
   return kTable[static_cast<size_t>((rows - 1) * kTileVecs + vecs - 1)];
 }
 
+// Asks for the lines of [rows, columns], whose rows lie too far apart for the hardware to foresee.
+HWY_INLINE void PrefetchRows(const float* matrix, int64_t step, int64_t rows, int64_t columns) {
+  constexpr int64_t kLine = 16;  // floats
+  for (int64_t i = 0; i < rows; ++i, matrix += step) {
+    for (int64_t j = 0; j < columns; j += kLine) hwy::Prefetch(matrix + j);
+  }
+}
+
 // Panels from rows that run along n (B [k, n]): out[(p * k + kk) * kPanel + j] = b[kk * ldb + p * kPanel + j], for all
 // panels of [0, n); 0 beyond n. Eight rows at a time, so that reads and writes both come in runs; the next eight are
 // asked for ahead, since rows that lie pages apart are not foreseen by the hardware.
