@@ -53,7 +53,8 @@ absl::StatusOr<ResolvedConfig> LoadRunConfig(const ConfigSources& sources, Confi
 absl::StatusOr<ResolvedConfig> ParseRunConfig(const std::string& text, const std::string& name, ConfigUse use,
                                               int64_t world);
 
-// The model and diffusion sections of a resolved text, for the metadata of exported weights.
+// The model and diffusion sections of a resolved text, for the metadata of exported weights under this key.
+inline constexpr char kConfigMetadataKey[] = "shardit.config";
 absl::StatusOr<std::string> ModelConfigText(const std::string& resolved_text);
 
 // What a resume would change, by what it means. One line a field: "train.seed: 0 -> 1" (saved -> now).

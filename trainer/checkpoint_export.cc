@@ -1,0 +1,72 @@
+#include "trainer/checkpoint_export.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "core/base/log.h"
+#include "core/base/status_macros.h"
+#include "core/tensor/allocator.h"
+#include "model/dit.h"
+#include "trainer/checkpoint/checkpoint_names.h"
+#include "trainer/run_config/run_config.h"
+#include "trainer/weights/weights_file.h"
+
+namespace shardit {
+namespace {
+
+// Fills every parameter from the checkpoint, after checking that all are there.
+absl::Status ReadParameters(const CheckpointReader& reader, StateGroup group, Dit& model) {
+  std::vector<RequiredTensor> required;
+  for (const auto& parameter : model.parameters().all()) {
+    required.push_back({group, parameter->name, {parameter->shape.begin(), parameter->shape.end()}});
+  }
+  RETURN_IF_ERROR(reader.Require(required));
+  for (const auto& parameter : model.parameters().all()) {
+    const std::vector<int64_t> shape(parameter->shape.begin(), parameter->shape.end());
+    RETURN_IF_ERROR(reader.ReadBox(group, parameter->name, WholeBox(shape), parameter->value.data()));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<std::string> CheckpointsFolder(const std::string& path) {
+  const std::string inside = JoinPath(path, "checkpoints");
+  if (KindOfPath(inside) == PathKind::kFolder) return inside;
+  if (KindOfPath(path) == PathKind::kFolder) return path;
+  return absl::NotFoundError(absl::StrCat(Quoted(path), ": expected a run folder, found none"));
+}
+
+absl::StatusOr<CheckpointReader> OpenCheckpoint(const std::string& path) {
+  if (KindOfPath(JoinPath(path, std::string(kManifestFile))) == PathKind::kFile) return CheckpointReader::Open(path);
+  ASSIGN_OR_RETURN(const std::string folder, CheckpointsFolder(path));
+  ASSIGN_OR_RETURN(FoundCheckpoint found, FindNewestCheckpoint(folder));
+  for (const std::string& line : found.skipped) LOG_WARN("passed over {}", line);
+  if (!found.reader.has_value()) {
+    return absl::NotFoundError(absl::StrCat(Quoted(path),
+                                            ": expected a checkpoint folder, or a run folder with a good "
+                                            "one; found none, ",
+                                            found.skipped.size(), " bad"));
+  }
+  return std::move(*found.reader);
+}
+
+absl::Status ExportWeights(FileSystem& fs, const CheckpointReader& reader, StateGroup group, const std::string& out) {
+  const std::string& text = reader.state().config_text;
+  ASSIGN_OR_RETURN(
+      const ResolvedConfig config,
+      ParseRunConfig(text, absl::StrCat("configuration in ", Quoted(reader.folder())), ConfigUse::kModel, 1));
+  ASSIGN_OR_RETURN(const std::string model_text, ModelConfigText(config.text));
+  Allocator allocator(Device::Cpu());
+  Dit model(config.options.model);
+  model.parameters().Allocate(allocator);
+  RETURN_IF_ERROR(ReadParameters(reader, group, model));
+  return SaveWeights(fs, out, model,
+                     {{"format", "pt"},
+                      {kConfigMetadataKey, model_text},
+                      {"shardit.weights", std::string(GroupName(group))},
+                      {"shardit.step", absl::StrCat(reader.state().step)}});
+}
+
+}  // namespace shardit

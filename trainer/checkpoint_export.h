@@ -1,0 +1,24 @@
+// Where checkpoints lie, and their weights as one weight file.
+#pragma once
+
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "core/base/file.h"
+#include "trainer/checkpoint/checkpoint_reader.h"
+
+namespace shardit {
+
+// The folder that holds step folders: `path` itself, or its checkpoints/ where `path` is a run folder. NotFound else.
+absl::StatusOr<std::string> CheckpointsFolder(const std::string& path);
+
+// Opens `path` as a checkpoint; or the newest good one of a run folder or of its checkpoints/. Warns of bad ones passed
+// over.
+absl::StatusOr<CheckpointReader> OpenCheckpoint(const std::string& path);
+
+// Writes the weights (group kModel or kEma) as safetensors under the published names, with the model's configuration in
+// the metadata. Atomic; memory for one copy of the weights.
+absl::Status ExportWeights(FileSystem& fs, const CheckpointReader& reader, StateGroup group, const std::string& out);
+
+}  // namespace shardit
