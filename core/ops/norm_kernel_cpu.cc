@@ -162,16 +162,18 @@ HWY_INLINE void BwdColumn(D d, int64_t i, const BwdRow* rows, const BwdRows& com
   const auto gate = common.gate == nullptr ? hn::Set(d, 1.0f) : hn::LoadU(d, common.gate + i);
   for (int k = 0; k < kRows; ++k) {
     const BwdRow& row = rows[k];
-    auto dr = row.dr_in == nullptr ? hn::Zero(d) : hn::LoadU(d, row.dr_in + i);
+    auto dr = hn::Zero(d);
     if constexpr (kNorm) {
       const auto dh = hn::LoadU(d, row.dh + i);
       const auto rstd = hn::Set(d, row.rstd);
       const auto xhat = hn::Mul(hn::Sub(hn::LoadU(d, row.r + i), hn::Set(d, row.mean)), rstd);
       dscale = hn::MulAdd(dh, xhat, dscale);
       dshift = hn::Add(dshift, dh);
-      dr = hn::MulAdd(hn::Mul(dh, factor), rstd, dr);
-      dr = hn::Sub(hn::NegMulAdd(xhat, hn::Set(d, row.slope), dr), hn::Set(d, row.mean_term));
+      dr = hn::MulSub(hn::Mul(dh, factor), rstd, hn::Set(d, row.mean_term));
+      dr = hn::NegMulAdd(xhat, hn::Set(d, row.slope), dr);
     }
+    // Not fused: the same bits as adding a finished gradient, so that recomputation changes nothing.
+    if (row.dr_in != nullptr) dr = hn::Add(hn::LoadU(d, row.dr_in + i), dr);
     if constexpr (kGateGrad) dgate = hn::MulAdd(dr, hn::LoadU(d, row.y + i), dgate);
     if (row.dy != nullptr) hn::StoreU(hn::Mul(gate, dr), d, row.dy + i);
     hn::StoreU(dr, d, row.dx + i);

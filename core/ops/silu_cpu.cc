@@ -51,8 +51,10 @@ void SiluFwdRange(const SiluFwdArgs& args, int64_t begin, int64_t end) {
 void SiluBwdRange(const SiluBwdArgs& args, int64_t begin, int64_t end) {
   ForElements(begin, end, [&](int64_t i, int64_t count) HWY_ATTR {
     const auto slope = SiluGrad(Floats(), LoadFirst(args.x + i, count));
-    const auto before = args.accumulate ? LoadFirst(args.dx + i, count) : hn::Zero(Floats());
-    StoreFirst(hn::MulAdd(LoadFirst(args.dy + i, count), slope, before), args.dx + i, count);
+    auto dx = hn::Mul(LoadFirst(args.dy + i, count), slope);
+    // Not fused: the same bits as adding a finished gradient, so that recomputation changes nothing.
+    if (args.accumulate) dx = hn::Add(LoadFirst(args.dx + i, count), dx);
+    StoreFirst(dx, args.dx + i, count);
   });
 }
 
