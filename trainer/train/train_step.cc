@@ -25,7 +25,7 @@ TrainStep::TrainStep(RankContext& context, TrainState& state, const Diffusion& d
       options_(options),
       reducer_(data_axis, state.layout(), state.grads(), options.bucket_bytes) {}
 
-StepReport TrainStep::Run(const Batch& batch, bool stop) {
+StepReport TrainStep::Run(const Batch& batch) {
   StepReport report;
   report.begin = StepReport::Time::clock::now();
   const int64_t local_batch = static_cast<int64_t>(batch.positions.size());
@@ -36,15 +36,14 @@ StepReport TrainStep::Run(const Batch& batch, bool stop) {
   }
   report.backward_end = StepReport::Time::clock::now();
 
-  // World: the losses' sum, and whether anybody wants to stop. Sent ahead of the wait for the last buckets.
-  double shared[] = {sums.loss, sums.mse, sums.vb, stop ? 1.0 : 0.0};
-  const Work losses = control_.AllReduce(shared, shared, 4, ReduceOp::kSum, {.tag = "losses", .control = true});
+  // World: the losses' sum, sent ahead of the wait for the last buckets.
+  double shared[] = {sums.loss, sums.mse, sums.vb};
+  const Work losses = control_.AllReduce(shared, shared, 3, ReduceOp::kSum, {.tag = "losses", .control = true});
   report.reduce = reducer_.Finish();
   losses.Wait();
   report.loss = shared[0];
   report.mse = shared[1];
   report.vb = shared[2];
-  report.stop_requested = shared[3] > 0.0;
   report.update = optimizer_.Step(context_, state_, std::isfinite(report.loss));
   report.end = StepReport::Time::clock::now();
   return report;

@@ -31,7 +31,6 @@ struct StepOptions {
 struct StepReport {
   using Time = std::chrono::steady_clock::time_point;
   double loss = 0.0, mse = 0.0, vb = 0.0;  // means over the global batch; equal on all ranks
-  bool stop_requested = false;             // by any rank's `stop`
   UpdateReport update;
   ReduceReport reduce;
   Time begin, forward_end, backward_end, end;  // forward_end: of the last micro-batch
@@ -39,14 +38,13 @@ struct StepReport {
 
 class TrainStep {
  public:
-  // `data_axis` carries gradients, `control` the losses and flags (a communicator of its own over the same ranks, so
+  // `data_axis` carries gradients, `control` the losses (a communicator of its own over the same ranks, so
   // that its order is free of the buckets'). All references outlive the object.
   TrainStep(RankContext& context, TrainState& state, const Diffusion& diffusion, const Optimizer& optimizer,
             Communicator& data_axis, Communicator& control, const StepOptions& options);
 
-  // Runs step state.step on this rank's part of the batch and advances the state. `stop` asks all ranks to stop after
-  // it.
-  StepReport Run(const Batch& batch, bool stop);
+  // Collective: runs step state.step on this rank's part of the batch and advances the state.
+  StepReport Run(const Batch& batch);
 
  private:
   struct LossSums {

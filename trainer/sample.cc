@@ -1,0 +1,202 @@
+#include "trainer/sample.h"
+
+#include <algorithm>
+#include <cstring>
+#include <numeric>
+#include <optional>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "core/base/file.h"
+#include "core/base/log.h"
+#include "core/base/math.h"
+#include "core/base/status_macros.h"
+#include "data/formats/npz.h"
+#include "data/formats/safetensors.h"
+#include "parallel/comm/agree_status.h"
+#include "trainer/checkpoint_export.h"
+#include "trainer/image_set.h"
+#include "trainer/run_config/exit_code.h"
+#include "trainer/run_config/run_config.h"
+#include "trainer/train/cpu_share.h"
+#include "trainer/train/state_checkpoint.h"
+#include "trainer/weights/weights_file.h"
+
+namespace shardit {
+namespace {
+
+// Samples of one forward pass where the caller leaves it open: enough rows to fill the kernels, few enough for the
+// caches.
+constexpr int64_t kDefaultBatch = 16;
+
+struct LoadedModel {
+  RunOptions options;
+  std::unique_ptr<Dit> model;
+};
+
+absl::StatusOr<LoadedModel> LoadWeightFile(RankContext& context, const SampleRequest& request) {
+  absl::StatusOr<ResolvedConfig> config = absl::UnknownError("");
+  if (!request.config_path.empty()) {
+    config = LoadRunConfig({.files = {request.config_path}}, ConfigUse::kModel, 1);
+  } else {
+    ASSIGN_OR_RETURN(const SafetensorsReader file, SafetensorsReader::Open(request.checkpoint));
+    const auto text = file.metadata().find(kConfigMetadataKey);
+    if (text == file.metadata().end()) {
+      return WithExitCode(absl::InvalidArgumentError(
+                              absl::StrCat(Quoted(request.checkpoint),
+                                           " carries no model configuration (a weight file "
+                                           "alone does not say how many heads there are); give it with --config FILE")),
+                          ExitCode::kUsage);
+    }
+    config = ParseRunConfig(text->second, "configuration in " + Quoted(request.checkpoint), ConfigUse::kModel, 1);
+  }
+  RETURN_IF_ERROR(config.status());
+  LoadedModel loaded{config->options, std::make_unique<Dit>(config->options.model)};
+  loaded.model->parameters().Allocate(context.allocator());
+  RETURN_IF_ERROR(LoadWeights(request.checkpoint, *loaded.model));
+  return loaded;
+}
+
+absl::StatusOr<LoadedModel> LoadCheckpoint(RankContext& context, const SampleRequest& request) {
+  ASSIGN_OR_RETURN(const CheckpointReader reader, OpenCheckpoint(request.checkpoint));
+  ASSIGN_OR_RETURN(
+      const ResolvedConfig config,
+      ParseRunConfig(reader.state().config_text, "configuration in " + Quoted(reader.folder()), ConfigUse::kModel, 1));
+  LoadedModel loaded{config.options, std::make_unique<Dit>(config.options.model)};
+  loaded.model->parameters().Allocate(context.allocator());
+  RETURN_IF_ERROR(LoadGroup(reader, request.ema ? StateGroup::kEma : StateGroup::kModel, loaded.model->parameters()));
+  return loaded;
+}
+
+absl::Status CheckRequest(const SampleRequest& request, const DitConfig& model) {
+  const auto refuse = [](std::string message) {
+    return WithExitCode(absl::InvalidArgumentError(message), ExitCode::kUsage);
+  };
+  if (!absl::EndsWith(request.out, ".npz") && !absl::EndsWith(request.out, ".png")) {
+    return refuse(absl::StrCat("--out ", Quoted(request.out), ": expected a name that ends in .npz or .png"));
+  }
+  for (const int64_t label : request.classes) {
+    if (label < model.classes) continue;
+    return refuse(
+        absl::StrCat("--classes: ", label, " is not a class of this model, which has 0 to ", model.classes - 1));
+  }
+  return absl::OkStatus();
+}
+
+// The picture has a row a class, but sample i is of class i mod k: transposes.
+absl::Status WriteGrid(const std::string& path, const std::vector<float>& latents, int64_t num,
+                       const std::vector<int64_t>& classes, const DitConfig& config) {
+  const int64_t rows = static_cast<int64_t>(classes.size()), columns = CeilDiv(num, rows);
+  const size_t elements = static_cast<size_t>(config.latent_elements());
+  std::vector<float> by_class(static_cast<size_t>(rows * columns) * elements, 1.0f);
+  for (int64_t i = 0; i < num; ++i) {
+    const size_t place = static_cast<size_t>((i % rows) * columns + i / rows);
+    std::copy_n(latents.data() + static_cast<size_t>(i) * elements, elements, by_class.data() + place * elements);
+  }
+  const PixelSet pixels = LatentsToPixels(by_class, rows * columns, config);
+  return WritePng(PosixFileSystem(), path, ClassGrid(pixels, columns, classes, config, ""));
+}
+
+absl::Status WriteNpz(const std::string& path, const std::vector<float>& latents, int64_t num,
+                      const std::vector<int64_t>& classes, const DitConfig& config) {
+  const PixelSet set = LatentsToPixels(latents, num, config);
+  if (set.false_colour)
+    LOG_WARN("{}-channel latents are written in false colour: decode them to get images", config.channels);
+  ASSIGN_OR_RETURN(NpzWriter npz, NpzWriter::Create(PosixFileSystem(), path));
+  RETURN_IF_ERROR(npz.BeginArray("arr_0", NpyType::kU8, {num, config.side, config.side, set.channels}));
+  RETURN_IF_ERROR(npz.Append(set.pixels.data(), static_cast<int64_t>(set.pixels.size())));
+  std::vector<int64_t> labels(static_cast<size_t>(num));
+  for (size_t i = 0; i < labels.size(); ++i) labels[i] = classes[i % classes.size()];
+  RETURN_IF_ERROR(npz.BeginArray("arr_1", NpyType::kI64, {num}));
+  RETURN_IF_ERROR(npz.Append(labels.data(), num * static_cast<int64_t>(sizeof(int64_t))));
+  return npz.Finish();
+}
+
+}  // namespace
+
+std::vector<float> DrawSamples(RankContext& context, const Dit& model, const Sampler& sampler, int64_t batch,
+                               int64_t first, const std::vector<int32_t>& labels) {
+  const DitConfig& config = model.config();
+  const int64_t count = static_cast<int64_t>(labels.size()), elements = config.latent_elements();
+  const SampledModel call = [&](const float* x, const int64_t* t, const int32_t* y, int64_t n, float* out) {
+    Tape tape(context, Tape::Mode::kInference);
+    const DitInput input{Tensor::Borrow(const_cast<float*>(x), {n, config.channels, config.side, config.side}),
+                         Tensor::Borrow(const_cast<int64_t*>(t), {n}, DType::kI64),
+                         Tensor::Borrow(const_cast<int32_t*>(y), {n}, DType::kI32)};
+    const Var output = model.Forward(tape, input);
+    std::memcpy(out, output.value().data(), static_cast<size_t>(output.value().bytes()));
+  };
+  std::vector<float> latents(static_cast<size_t>(count * elements));
+  std::vector<int64_t> samples(static_cast<size_t>(batch));
+  std::vector<int32_t> batch_labels(static_cast<size_t>(batch));
+  std::vector<float> out(static_cast<size_t>(batch * elements));
+  for (int64_t begin = 0; begin < count; begin += batch) {
+    // A short last batch is filled up with repeats of its first sample, so that every pass has the same shape.
+    const int64_t valid = std::min(batch, count - begin);
+    for (int64_t i = 0; i < batch; ++i) {
+      const int64_t source = begin + (i < valid ? i : 0);
+      samples[static_cast<size_t>(i)] = first + source;
+      batch_labels[static_cast<size_t>(i)] = labels[static_cast<size_t>(source)];
+    }
+    sampler.Sample(call, samples, batch_labels, context.pool(), out.data());
+    std::copy_n(out.data(), valid * elements, latents.data() + begin * elements);
+  }
+  return latents;
+}
+
+absl::Status RunSample(World& world, const SampleRequest& request) {
+  const CpuShare share = DivideCpus(world, request.threads);
+  BindToShare(share);
+  RankContext context(share.threads, share.cpus);
+  absl::StatusOr<LoadedModel> loaded = absl::EndsWith(request.checkpoint, ".safetensors")
+                                           ? LoadWeightFile(context, request)
+                                           : LoadCheckpoint(context, request);
+  absl::Status ready = loaded.status();
+  if (ready.ok()) ready = CheckRequest(request, loaded->options.model);
+  std::optional<Sampler> sampler;
+  if (ready.ok()) {
+    const SamplerOptions options{.kind = request.ddim ? SamplerKind::kDdim : SamplerKind::kDdpm,
+                                 .steps = request.steps,
+                                 .eta = request.eta,
+                                 .cfg_scale = request.cfg_scale,
+                                 .guide_all_channels = request.cfg_channels == 0,
+                                 .seed = request.seed};
+    absl::StatusOr<Sampler> created =
+        Sampler::Create(Diffusion(loaded->options.diffusion), loaded->options.model, options);
+    ready = created.ok() ? absl::OkStatus() : WithExitCode(created.status(), ExitCode::kUsage);
+    if (created.ok()) sampler.emplace(*std::move(created));
+  }
+  const absl::Status agreed = AgreeStatus(world.comm(), ready);
+  if (!agreed.ok()) return ready.ok() ? agreed : WithExitCode(agreed, ExitCodeOf(ready));
+
+  const DitConfig& config = loaded->options.model;
+  std::vector<int64_t> classes = request.classes;
+  if (classes.empty()) {
+    classes.resize(static_cast<size_t>(config.classes));
+    std::iota(classes.begin(), classes.end(), 0);
+  }
+  const Range own = PartRange(request.num, world.size(), world.rank());
+  std::vector<int32_t> labels;
+  for (int64_t i = own.begin; i < own.end; ++i) {
+    labels.push_back(static_cast<int32_t>(classes[static_cast<size_t>(i) % classes.size()]));
+  }
+  const int64_t batch = request.batch == 0 ? kDefaultBatch : request.batch;
+  const std::vector<float> mine = DrawSamples(context, *loaded->model, *sampler, batch, own.begin, labels);
+
+  // World: rank 0 writes one file of all samples.
+  std::vector<float> all(world.rank() == 0 ? static_cast<size_t>(request.num * config.latent_elements()) : 0);
+  const std::vector<std::string> parts = world.comm().GatherBytes(
+      {reinterpret_cast<const char*>(mine.data()), mine.size() * sizeof(float)}, 0, {.tag = "samples"});
+  absl::Status written;
+  if (world.rank() == 0) {
+    char* to = reinterpret_cast<char*>(all.data());
+    for (const std::string& part : parts) to = std::copy(part.begin(), part.end(), to);
+    written = absl::EndsWith(request.out, ".png") ? WriteGrid(request.out, all, request.num, classes, config)
+                                                  : WriteNpz(request.out, all, request.num, classes, config);
+    if (written.ok()) LOG_INFO("wrote {} samples to {}", request.num, request.out);
+  }
+  return AgreeStatus(world.comm(), written);
+}
+
+}  // namespace shardit

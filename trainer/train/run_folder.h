@@ -1,0 +1,29 @@
+// The folder of one run: config.textproto, run_id, log.txt, metrics.jsonl, tensorboard/, checkpoints/, samples/. Shared
+// by all ranks; rank 0 makes and fills it.
+#pragma once
+
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "parallel/comm/communicator.h"
+
+namespace shardit {
+
+struct RunFolder {
+  std::string path;
+  std::string run_id;   // of this run, the same in every start: kept in the file `run_id`
+  std::string attempt;  // of this start
+
+  std::string checkpoints() const { return path + "/checkpoints"; }
+  std::string samples() const { return path + "/samples"; }
+
+  // Collective: rank 0 makes the folders and, for a new run, the run id; all ranks learn both ids and check that they
+  // see the folder that rank 0 made.
+  static absl::StatusOr<RunFolder> Open(Communicator& world, const std::string& path);
+
+  // Rank 0: replaces config.textproto.
+  absl::Status WriteConfig(const std::string& text) const;
+};
+
+}  // namespace shardit

@@ -1,0 +1,41 @@
+// Between a TrainState and the checkpoint store: which slices a data-parallel rank writes, and how a state is filled
+// from whatever slices a checkpoint holds.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "parallel/comm/communicator.h"
+#include "trainer/checkpoint/checkpoint_reader.h"
+#include "trainer/checkpoint/checkpoint_writer.h"
+#include "trainer/run_config/run_config.h"
+#include "trainer/train/train_state.h"
+
+namespace shardit {
+
+// The slices that rank `rank` of `ranks` equal replicas stores. Every replica holds all of the state, so the flat range
+// is cut evenly and each writes its part of it, once, of weights, EMA and both moments.
+std::vector<SliceRef> ReplicaSlices(const TrainState& state, int64_t rank, int64_t ranks);
+
+// Fills weights, EMA, moments and counters. All must be there with the model's shapes; the error names what is not.
+absl::Status LoadState(const CheckpointReader& reader, TrainState& state);
+
+// Fills the model's parameters from one group.
+absl::Status LoadGroup(const CheckpointReader& reader, StateGroup group, ParameterList& parameters);
+
+// What to resume from, decided by rank 0 and loaded by all. Collective over `world`.
+struct Resumed {
+  std::string folder;                // of the checkpoint
+  std::string run_id;                // of the run that wrote it
+  std::vector<std::string> skipped;  // newer checkpoints that were bad, and why
+};
+// `resume` is auto, never, a step or a folder, as on the command line; nullopt means a fresh start. A configuration
+// that may not change between save and resume is refused with the difference.
+absl::StatusOr<std::optional<Resumed>> ResumeState(Communicator& world, const std::string& checkpoints,
+                                                   const std::string& resume, const ResolvedConfig& config,
+                                                   TrainState& state);
+
+}  // namespace shardit

@@ -1,0 +1,332 @@
+#include "trainer/train/training_run.h"
+
+#include <cmath>
+#include <limits>
+#include <numeric>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "core/base/log.h"
+#include "core/base/status_macros.h"
+#include "model/dit_variants.h"
+#include "parallel/comm/agree_status.h"
+#include "trainer/checkpoint/checkpoint_names.h"
+#include "trainer/image_set.h"
+#include "trainer/run_config/exit_code.h"
+#include "trainer/sample.h"
+#include "trainer/train/validation.h"
+#include "trainer/weights/weights_file.h"
+
+namespace shardit {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+// Samples of one forward pass when the EMA model is evaluated.
+constexpr int64_t kEvaluationBatch = 16;
+
+double Milliseconds(Clock::duration duration) { return std::chrono::duration<double, std::milli>(duration).count(); }
+
+RankExchange ExchangeOver(Communicator& comm) {
+  return {comm.rank(), comm.size(), [&comm](const absl::Status& mine) { return AgreeStatus(comm, mine); },
+          [&comm](const std::string& mine) -> absl::StatusOr<std::vector<std::string>> {
+            return comm.GatherBytes(mine, 0, {.tag = "slice tables", .control = true});
+          }};
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<TrainingRun>> TrainingRun::Create(World& world, const TrainRequest& request) {
+  const ParallelOptions& parallel = request.config.options.parallel;
+  const MeshShape shape{static_cast<int>(parallel.pp), static_cast<int>(parallel.dp), static_cast<int>(parallel.tp)};
+  absl::StatusOr<Mesh> mesh = Mesh::Create(shape, world.comm());
+  if (!mesh.ok()) return WithExitCode(mesh.status(), ExitCode::kUsage);
+  SetThreadIdentity(mesh->Identity());
+  auto run = std::unique_ptr<TrainingRun>(new TrainingRun(world, request, *std::move(mesh)));
+  RETURN_IF_ERROR(AgreeStatus(world.comm(), run->OpenData()));
+  RETURN_IF_ERROR(run->CheckAgreement());
+  RETURN_IF_ERROR(run->LoadOrInitialize());
+  return run;
+}
+
+TrainingRun::TrainingRun(World& world, const TrainRequest& request, Mesh mesh)
+    : world_(world),
+      request_(request),
+      options_(request_.config.options),
+      share_(DivideCpus(world, options_.train.threads)),
+      context_(share_.threads, share_.cpus),
+      mesh_(std::move(mesh)),
+      control_(world.comm().Split(0, world.rank(), "control")),
+      checkpoint_comm_(world.comm().Split(0, world.rank(), "checkpoint")),
+      state_(options_.model, context_.allocator()),
+      diffusion_(options_.diffusion),
+      optimizer_(options_.optimizer, options_.ema, options_.train.steps),
+      trace_(world.rank()) {
+  BindToShare(share_);
+  const StepOptions step{.seed = options_.train.seed,
+                         .global_batch = options_.train.global_batch,
+                         .micro_batch = options_.train.micro_batch,
+                         .recompute = options_.parallel.recompute,
+                         .bucket_bytes = options_.parallel.bucket_mib << 20};
+  step_.emplace(context_, state_, diffusion_, optimizer_, mesh_.dp(), *control_, step);
+}
+
+absl::Status TrainingRun::OpenData() {
+  const DitConfig& model = options_.model;
+  const auto open = [&](const std::string& path) -> absl::StatusOr<std::shared_ptr<const Dataset>> {
+    ASSIGN_OR_RETURN(std::shared_ptr<const Dataset> dataset,
+                     Dataset::Open({.path = path, .in_memory = options_.data.in_memory, .classes = model.classes}));
+    const LatentShape& shape = dataset->shape();
+    if (shape.channels != model.channels || shape.height != model.side || shape.width != model.side) {
+      return absl::InvalidArgumentError(absl::StrFormat(
+          "%s: latents are %d x %d x %d, the model takes %d x %d x %d; set model.channels and model.side, or use other "
+          "data",
+          Quoted(path), shape.channels, shape.height, shape.width, model.channels, model.side, model.side));
+    }
+    return dataset;
+  };
+  ASSIGN_OR_RETURN(dataset_, open(options_.data.path));
+  if (!options_.data.validation_path.empty()) {
+    ASSIGN_OR_RETURN(validation_, open(options_.data.validation_path));
+  }
+  return absl::OkStatus();
+}
+
+// Ranks that were started with different settings or see different data would train different models in step.
+absl::Status TrainingRun::CheckAgreement() {
+  const std::string mine = absl::StrCat(absl::Hex(request_.config.hash), "/", absl::Hex(dataset_->Fingerprint()));
+  const std::vector<std::string> all =
+      world_.comm().AllGatherBytes(mine, {.tag = "start-up agreement", .control = true});
+  for (size_t rank = 0; rank < all.size(); ++rank) {
+    if (all[rank] == all[0]) continue;
+    return WithExitCode(absl::FailedPreconditionError(absl::StrCat(
+                            "rank ", rank, " differs from rank 0 in configuration or data (", all[rank], " against ",
+                            all[0], " as configuration/data hashes): start all ranks with the same command and files")),
+                        ExitCode::kUsage);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status TrainingRun::LoadOrInitialize() {
+  if (!request_.init_from.empty()) {
+    const absl::Status loaded = LoadWeights(request_.init_from, state_.model());
+    RETURN_IF_ERROR(AgreeStatus(world_.comm(), loaded));
+    state_.StartFromWeights();
+  } else {
+    state_.Initialize(options_.train.seed);
+  }
+  ASSIGN_OR_RETURN(folder_, RunFolder::Open(world_.comm(), request_.out));
+  ASSIGN_OR_RETURN(const std::optional<Resumed> resumed, Resume());
+  first_step_ = state_.step;
+  last_saved_step_ = resumed.has_value() ? state_.step : -1;
+
+  CheckpointWriter writer({.checkpoints = folder_->checkpoints(),
+                           .run_id = folder_->run_id,
+                           .attempt = folder_->attempt,
+                           .retention = {options_.checkpoint.keep_last, options_.checkpoint.keep_every}},
+                          ExchangeOver(*checkpoint_comm_));
+  RETURN_IF_ERROR(writer.Prepare());
+  checkpointer_ = std::make_unique<AsyncCheckpointer>(std::move(writer), options_.checkpoint.async);
+
+  absl::StatusOr<std::unique_ptr<Loader>> loader =
+      Loader::Create(dataset_, {.seed = options_.train.seed,
+                                .global_batch = options_.train.global_batch,
+                                .dp_rank = mesh_.coords().dp,
+                                .dp_size = mesh_.shape().dp,
+                                .flip = options_.data.flip,
+                                .start_step = state_.step,
+                                .prefetch = static_cast<int>(options_.data.prefetch_batches)});
+  RETURN_IF_ERROR(AgreeStatus(world_.comm(), loader.status()));
+  loader_ = *std::move(loader);
+  absl::Status opened;
+  if (world_.rank() == 0) opened = OpenReporter(resumed);
+  return AgreeStatus(world_.comm(), opened);
+}
+
+absl::StatusOr<std::optional<Resumed>> TrainingRun::Resume() {
+  return ResumeState(world_.comm(), folder_->checkpoints(), request_.resume, request_.config, state_);
+}
+
+absl::Status TrainingRun::OpenReporter(const std::optional<Resumed>& resumed) {
+  RETURN_IF_ERROR(folder_->WriteConfig(request_.config.text));
+  ASSIGN_OR_RETURN(reporter_, RunReporter::Open({.run_folder = folder_->path,
+                                                 .steps = options_.train.steps,
+                                                 .resumed_step = state_.step,
+                                                 .tensorboard = options_.log.tensorboard}));
+  LOG_INFO(
+      "{} parameters, {:.3f} GMAC forward per image; {} samples; {} rank(s) of {} thread(s); global batch {} as {} x "
+      "{} x {}",
+      ParameterCount(options_.model), GmacsForward(options_.model), dataset_->size(), world_.size(), share_.threads,
+      options_.train.global_batch, mesh_.shape().dp,
+      options_.train.global_batch / (mesh_.shape().dp * options_.train.micro_batch), options_.train.micro_batch);
+  if (!resumed.has_value()) return absl::OkStatus();
+  for (const std::string& line : resumed->skipped) LOG_WARN("passed over a checkpoint: {}", line);
+  LOG_INFO("resumed from {} at step {}", resumed->folder, state_.step);
+  return absl::OkStatus();
+}
+
+TrainingRun::Decision TrainingRun::AgreeOnNextStep(bool stop, bool data_failed) {
+  int32_t flags[2] = {stop ? 1 : 0, data_failed ? 1 : 0};
+  // World, before the step: a rank that wants to stop, or has no batch, must not leave others in a reduction.
+  control_->AllReduce(flags, flags, 2, ReduceOp::kMax, {.tag = "flags", .control = true}).Wait();
+  return {flags[0] != 0, flags[1] != 0};
+}
+
+absl::Status TrainingRun::Loop() {
+  bool stopped = false;
+  while (state_.step < options_.train.steps) {
+    const Clock::time_point begin = Clock::now();
+    const absl::StatusOr<const Batch*> batch = loader_->Next();
+    const bool enough = request_.stop_after > 0 && state_.step - first_step_ >= request_.stop_after;
+    const Decision decision = AgreeOnNextStep(stop_signal_.requested() || enough, !batch.ok());
+    if (decision.data_failed) {
+      const absl::Status agreed = AgreeStatus(world_.comm(), batch.status());
+      return WithExitCode(agreed, ExitCode::kIo);
+    }
+    stopped = decision.stop;
+    if (stopped) break;
+    dp_bytes_before_ = DataAxisBytes();
+    const StepReport report = step_->Run(**batch);
+    RETURN_IF_ERROR(AfterStep(report, (*batch)->wait_ms, begin));
+  }
+  if (last_saved_step_ != state_.step) RETURN_IF_ERROR(SaveCheckpoint());
+  RETURN_IF_ERROR(checkpointer_->Wait());
+  ReportCheckpoint();
+  if (!request_.trace.empty()) {
+    const std::string path = absl::StrCat(request_.trace, ".", world_.rank(), ".json");
+    RETURN_IF_ERROR(AgreeStatus(world_.comm(), trace_.Write(PosixFileSystem(), path)));
+  }
+  if (!stopped) return absl::OkStatus();
+  return WithExitCode(absl::AbortedError(absl::StrCat("stopped at step ", state_.step, " of ", options_.train.steps,
+                                                      " with its state saved; run the same command to go on")),
+                      ExitCode::kRequeue);
+}
+
+absl::Status TrainingRun::AfterStep(const StepReport& report, double wait_ms, StepReport::Time step_begin) {
+  const int64_t step = state_.step;
+  const double step_ms = Milliseconds(report.end - step_begin);
+  skipped_in_a_row_ = report.update.skipped ? skipped_in_a_row_ + 1 : 0;
+  if (!request_.trace.empty()) trace_.Add(step, report);
+  MetricsRow row = MakeRow(report, wait_ms, step_ms);
+  ASSIGN_OR_RETURN(row.validation_loss, MaybeValidate());
+
+  absl::Status reported;
+  const bool log = step == 1 || step % options_.log.every_steps == 0 || step == options_.train.steps ||
+                   row.validation_loss.has_value();
+  if (reporter_ != nullptr) {
+    reporter_->StepDone(step, report.loss);
+    if (report.update.skipped) {
+      LOG_WARN("step {} skipped: loss {}, gradient norm {}", step, report.loss, report.update.grad_norm);
+    }
+    if (log) reported = reporter_->Log(row);
+  }
+  if (log) RETURN_IF_ERROR(AgreeStatus(*control_, reported));
+  RETURN_IF_ERROR(MaybeSampleGrid());
+  const int64_t every = options_.checkpoint.every_steps;
+  if (every > 0 && step % every == 0) return SaveCheckpoint();
+  return absl::OkStatus();
+}
+
+int64_t TrainingRun::DataAxisBytes() const {
+  const TrafficCounters gradients = mesh_.dp().counters(), control = control_->counters();
+  return gradients.TotalData().ring_bytes + gradients.TotalControl().ring_bytes + control.TotalControl().ring_bytes;
+}
+
+MetricsRow TrainingRun::MakeRow(const StepReport& report, double wait_ms, double step_ms) {
+  MetricsRow row;
+  row.step = state_.step;
+  row.images = state_.step * options_.train.global_batch;
+  row.epoch = static_cast<double>(row.images) / static_cast<double>(dataset_->size());
+  row.loss = report.loss;
+  row.mse = report.mse;
+  row.vb = report.vb;
+  row.grad_norm = report.update.grad_norm;
+  row.learning_rate = report.update.learning_rate;
+  row.step_ms = step_ms;
+  row.images_per_s = static_cast<double>(options_.train.global_batch) / (step_ms * 1e-3);
+  row.tflops = static_cast<double>(TrainFlops(options_.model)) * row.images_per_s * 1e-12;
+  row.mfu = std::numeric_limits<double>::quiet_NaN();  // no peak is tabulated for CPUs
+  row.data_wait_ms = wait_ms;
+  row.exposed_comm_ms = report.reduce.exposed_ms;
+  row.bytes_sent_dp = DataAxisBytes() - dp_bytes_before_;
+  row.overlapped_bytes = report.reduce.overlapped_bytes;
+  row.peak_bytes = context_.allocator().stats().peak_bytes_in_use;
+  row.skipped = state_.skipped;
+  return row;
+}
+
+absl::StatusOr<std::optional<double>> TrainingRun::MaybeValidate() {
+  const bool last = state_.step == options_.train.steps;
+  const int64_t every = options_.log.validate_every;
+  if (validation_ == nullptr || !(last || (every > 0 && state_.step % every == 0))) return std::optional<double>();
+  ASSIGN_OR_RETURN(const LossResult loss, HeldOutLoss(context_, state_.ema_model(), diffusion_, *validation_, *control_,
+                                                      {.seed = options_.train.seed,
+                                                       .samples = options_.log.validation_samples,
+                                                       .batch = kEvaluationBatch}));
+  return std::optional<double>(loss.loss);
+}
+
+// A grid of EMA samples, drawn by rank 0 alone: the other ranks wait at the next collective.
+absl::Status TrainingRun::MaybeSampleGrid() {
+  const int64_t every = options_.log.sample_every;
+  if (every == 0 || state_.step % every != 0) return absl::OkStatus();
+  const auto draw = [&]() -> absl::Status {
+    if (world_.rank() != 0) return absl::OkStatus();
+    const DitConfig& model = options_.model;
+    const int64_t columns = options_.log.sample_per_class, rows = std::min<int64_t>(model.classes, 10);
+    ASSIGN_OR_RETURN(const Sampler sampler, Sampler::Create(diffusion_, model,
+                                                            {.kind = SamplerKind::kDdim,
+                                                             .steps = options_.log.sample_steps,
+                                                             .cfg_scale = options_.log.sample_cfg_scale,
+                                                             .guide_all_channels = true,
+                                                             .seed = options_.train.seed}));
+    std::vector<int64_t> classes(static_cast<size_t>(rows));
+    std::iota(classes.begin(), classes.end(), 0);
+    std::vector<int32_t> labels;
+    for (int64_t i = 0; i < rows * columns; ++i) labels.push_back(static_cast<int32_t>(i / columns));
+    const std::vector<float> latents = DrawSamples(context_, state_.ema_model(), sampler, kEvaluationBatch, 0, labels);
+    const PixelSet pixels = LatentsToPixels(latents, rows * columns, model);
+    const Image grid = ClassGrid(pixels, columns, classes, model, absl::StrCat("STEP ", state_.step));
+    ASSIGN_OR_RETURN(const std::string png, EncodePng(grid));
+    const std::string path = absl::StrCat(folder_->samples(), "/", StepFolderName(state_.step), ".png");
+    RETURN_IF_ERROR(AtomicWriteFile(PosixFileSystem(), path, png));
+    return reporter_->AddImage(state_.step, "samples/ema", png, static_cast<int>(grid.width),
+                               static_cast<int>(grid.height), static_cast<int>(grid.channels));
+  };
+  return AgreeStatus(*control_, draw());
+}
+
+absl::Status TrainingRun::SaveCheckpoint() {
+  // Rows up to this step are durable before the checkpoint that makes them final.
+  absl::Status synced;
+  if (reporter_ != nullptr) synced = reporter_->Sync();
+  RETURN_IF_ERROR(AgreeStatus(*control_, synced));
+  RunState saved;
+  saved.run_id = folder_->run_id;
+  saved.config_hash = request_.config.hash;
+  saved.config_text = request_.config.text;
+  saved.program_version = SHARDIT_VERSION;
+  saved.layout = {.world = world_.size(), .dp = mesh_.shape().dp, .tp = mesh_.shape().tp, .pp = mesh_.shape().pp};
+  saved.step = state_.step;
+  saved.images_seen = state_.step * options_.train.global_batch;
+  saved.ema_updates = state_.updates;
+  saved.optimizer_updates = state_.updates;
+  saved.skipped_steps = state_.skipped;
+  saved.skipped_in_a_row = skipped_in_a_row_;
+  saved.seed = options_.train.seed;
+  RETURN_IF_ERROR(checkpointer_->Save(saved, ReplicaSlices(state_, world_.rank(), world_.size())));
+  last_saved_step_ = state_.step;
+  ReportCheckpoint();
+  return absl::OkStatus();
+}
+
+void TrainingRun::ReportCheckpoint() {
+  const std::optional<CheckpointTiming> timing = checkpointer_->TakeReport();
+  if (reporter_ == nullptr || !timing.has_value()) return;
+  LOG_INFO("saved {}: stalled {:.1f} ms, written in {:.0f} ms", timing->save.folder, timing->stall_ms,
+           timing->write_ms);
+  for (const std::string& line : timing->save.warnings) LOG_WARN("checkpoint {}: {}", timing->save.step, line);
+}
+
+}  // namespace shardit

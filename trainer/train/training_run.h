@@ -1,0 +1,80 @@
+// TrainingRun: one start of a run on one rank: everything it owns, in the order of construction, and its loop. Private
+// to trainer/train.
+#pragma once
+
+#include <memory>
+#include <optional>
+
+#include "data/dataset.h"
+#include "data/loader.h"
+#include "parallel/mesh.h"
+#include "trainer/checkpoint/async_checkpointer.h"
+#include "trainer/metrics/run_reporter.h"
+#include "trainer/train/cpu_share.h"
+#include "trainer/train/run_folder.h"
+#include "trainer/train/state_checkpoint.h"
+#include "trainer/train/step_trace.h"
+#include "trainer/train/stop_signal.h"
+#include "trainer/train/train.h"
+#include "trainer/train/train_step.h"
+
+namespace shardit {
+
+class TrainingRun {
+ public:
+  // Collective. Checks everything that can be wrong about data, folder and checkpoint before the first step.
+  static absl::StatusOr<std::unique_ptr<TrainingRun>> Create(World& world, const TrainRequest& request);
+
+  // Collective: steps until the end of the run, or until a stop is asked for.
+  absl::Status Loop();
+
+ private:
+  TrainingRun(World& world, const TrainRequest& request, Mesh mesh);
+
+  absl::Status OpenData();
+  absl::Status CheckAgreement();
+  absl::Status LoadOrInitialize();
+  absl::Status OpenReporter(const std::optional<Resumed>& resumed);
+  absl::StatusOr<std::optional<Resumed>> Resume();
+
+  // What all ranks decide together before a step.
+  struct Decision {
+    bool stop = false;
+    bool data_failed = false;
+  };
+  Decision AgreeOnNextStep(bool stop, bool data_failed);
+  absl::Status AfterStep(const StepReport& report, double wait_ms, StepReport::Time step_begin);
+  MetricsRow MakeRow(const StepReport& report, double wait_ms, double step_ms);
+  // Ring bytes that this rank has sent over the data axis so far, control messages included.
+  int64_t DataAxisBytes() const;
+  absl::StatusOr<std::optional<double>> MaybeValidate();
+  absl::Status MaybeSampleGrid();
+  absl::Status SaveCheckpoint();
+  void ReportCheckpoint();
+
+  World& world_;
+  const TrainRequest request_;
+  const RunOptions& options_;  // of request_
+  const CpuShare share_;
+  RankContext context_;
+  Mesh mesh_;
+  std::unique_ptr<Communicator> control_;
+  std::unique_ptr<Communicator> checkpoint_comm_;
+  std::optional<RunFolder> folder_;
+  std::shared_ptr<const Dataset> dataset_, validation_;
+  TrainState state_;
+  const Diffusion diffusion_;
+  const Optimizer optimizer_;
+  std::optional<TrainStep> step_;
+  std::unique_ptr<Loader> loader_;
+  std::unique_ptr<AsyncCheckpointer> checkpointer_;
+  std::unique_ptr<RunReporter> reporter_;  // rank 0
+  StepTrace trace_;
+  StopSignal stop_signal_;
+  int64_t first_step_ = 0;  // state_.step when this start began
+  int64_t last_saved_step_ = -1;
+  int64_t skipped_in_a_row_ = 0;
+  int64_t dp_bytes_before_ = 0;  // of the step being reported
+};
+
+}  // namespace shardit
