@@ -14,8 +14,11 @@ inline float HalfBitsToFloat(uint16_t half) {
   const uint32_t normal = shifted + (112u << 23);
   const uint32_t special = shifted + (224u << 23);
   const float denormal = std::bit_cast<float>(shifted + (113u << 23)) - std::bit_cast<float>(113u << 23);
-  uint32_t bits = magnitude >= 0x7c00u ? special : normal;
-  bits = magnitude < 0x0400u ? std::bit_cast<uint32_t>(denormal) : bits;
+  // Masks, not branches: a choice between floats keeps the compiler from vectorising.
+  const uint32_t is_special = 0u - static_cast<uint32_t>(magnitude >= 0x7c00u);
+  const uint32_t is_denormal = 0u - static_cast<uint32_t>(magnitude < 0x0400u);
+  const uint32_t bits = (special & is_special) | (std::bit_cast<uint32_t>(denormal) & is_denormal) |
+                        (normal & ~is_special & ~is_denormal);
   return std::bit_cast<float>(bits | static_cast<uint32_t>(half & 0x8000u) << 16);
 }
 
