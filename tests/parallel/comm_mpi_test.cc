@@ -10,14 +10,20 @@
 #include "parallel/comm/world.h"
 #include "parallel/mesh.h"
 #include "tests/parallel/comm_cases.h"
+#include "tests/parallel/comm_mpi_world.h"
 
 namespace shardit {
 namespace {
 
-// MPI starts once in a process, so all tests share one world, which main owns.
 World* g_world = nullptr;
 
-Communicator& Comm() { return g_world->comm(); }
+}  // namespace
+
+World& MpiTestWorld() { return *g_world; }
+
+namespace {
+
+Communicator& Comm() { return MpiTestWorld().comm(); }
 
 TEST(CommOnMpi, AllDtypes) { comm_cases::AllDtypes(Comm()); }
 TEST(CommOnMpi, SumOrder) { comm_cases::SumOrder(Comm()); }
