@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Writes the committed golden cases under tests/golden/cases; README.md documents every file and key.
 
-Each case is also evaluated with fp32 parameters and activations; the worst relative error against the fp64 result is
-printed. It says how well conditioned the case is and must stay well below the tolerance of the tests that read it, so the
-script fails when it does not. Output is deterministic: rewriting with the same torch changes no byte.
+Each case is also evaluated with fp32 parameters and activations; the worst relative error against the fp64 result
+is printed. It says how well conditioned the case is and must stay well below the tolerance of the tests that read it,
+so the script fails when it does not. Output is deterministic: rewriting with the same torch changes no byte.
 """
 import argparse
 import pathlib
@@ -34,8 +34,8 @@ PARITY = {
 }
 WITH_ACTIVATIONS = ("adaln_zero", "adaln", "cross_attention", "in_context")
 
-# AdamW divides by |gradient| + epsilon. The keys' bias has gradient zero in exact arithmetic, so that a tiny epsilon turns
-# rounding noise into steps of full size; 1e-5 keeps the final weights comparable between precisions.
+# AdamW divides by |gradient| + epsilon. The keys' bias has gradient zero in exact arithmetic, so that a tiny epsilon
+# turns rounding noise into steps of full size; 1e-5 keeps the final weights comparable between precisions.
 TRAIN_STEPS = 20
 TRAIN = {
     "train_adaln_zero": (21, Spec("ADALN_ZERO", 2, 12, 2, 2, 2, 4, 4), Optimizer(epsilon=1e-5)),
@@ -118,8 +118,8 @@ def make_sample(folder, seed, spec, variants):
               "noise": rng.standard_normal((SAMPLE_STEPS,) + shape).astype(np.float32), "y": np.array([3, 0], np.int64)}
     outputs, worst = {}, 0.0
     for variant, options in variants.items():
-        exact, rounded = (oracle.sample(spec, weights, inputs["latent"], inputs["noise"], inputs["y"], dtype=dtype, **options)
-                          for dtype in (torch.float64, torch.float32))
+        start = (spec, weights, inputs["latent"], inputs["noise"], inputs["y"])
+        exact, rounded = (oracle.sample(*start, dtype=dtype, **options) for dtype in (torch.float64, torch.float32))
         worst = max([worst] + [oracle.relative_error(b, a) for a, b in zip(exact, rounded)])
         outputs[variant] = exact
         inputs[variant + ".ddim"] = np.array([options["sampler"] == "ddim"], np.int64)

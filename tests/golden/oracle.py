@@ -1,16 +1,16 @@
 #!/usr/bin/env python3
 """Reference Diffusion Transformer in PyTorch (arXiv 2212.09748), the oracle of the golden tests.
 
-Everything is a function of a `Spec`, a {name: tensor} dictionary of parameters and explicit inputs; nothing draws random
-numbers. The model runs in the dtype of its parameters; diffusion tables, x_t, the timestep features and all loss
-arithmetic are fp64. Needs numpy and torch >= 1.12.
+Everything is a function of a `Spec`, a {name: tensor} dictionary of parameters and explicit inputs; only
+`random_weights` and `random_inputs` draw numbers, from the generator they are given. The model runs in the dtype of its
+parameters; diffusion tables, x_t, the timestep features and all loss arithmetic are fp64. Needs numpy, torch >= 1.12.
 
-  oracle.py selftest                                        checks known facts of the paper, exits non-zero on failure
-  oracle.py parity [--dtype fp32|fp64] --config F --weights W --inputs I --outputs O      same contract as `shardit parity`
+  oracle.py selftest       checks known facts of the paper, exits 1 on failure
+  oracle.py parity [--dtype fp32|fp64] --config F --weights W --inputs I --outputs O       as `shardit parity` does
 
-Choices the paper leaves open: the conditioning tokens of the cross-attention and in-context designs enter raw in the order
-(t, y); keys' rows precede values' rows in `cross_attn.kv`; a model without learned sigma has loss = mse and vb = 0, and
-samples with the large fixed variance, beta_t (index 0 takes the posterior variance of index 1).
+Choices the paper leaves open: the conditioning tokens of the cross-attention and in-context designs enter raw in the
+order (t, y); keys' rows precede values' rows in `cross_attn.kv`; a model without learned sigma has loss = mse and
+vb = 0, and samples with the large fixed variance, beta_t (index 0 takes the posterior variance of index 1).
 """
 import argparse
 import math
@@ -65,7 +65,8 @@ class Spec:
         """Reads the fields of the flat `model` and `diffusion` blocks, which have distinct names."""
         body = re.sub(r"#.*", "", text)
         blocks = dict(re.findall(r"(\w+)\s*\{([^{}]*)\}", body))
-        fields = dict(re.findall(r"(\w+)\s*:\s*\"?([\w./-]+)", blocks.get("model", "") + " " + blocks.get("diffusion", "")))
+        body = blocks.get("model", "") + " " + blocks.get("diffusion", "")
+        fields = dict(re.findall(r"(\w+)\s*:\s*\"?([\w./-]+)", body))
         values = {}
         for name, field in Spec.__dataclass_fields__.items():
             if name in fields:
@@ -393,8 +394,8 @@ def sample(spec, weights, latent, noise, y, sampler="ddpm", cfg_scale=1.0, cfg_c
            dtype=torch.float64):
     """Latents after every step, (kept, N, C, S, S), first the one after the noisiest step.
 
-    noise (kept, N, C, S, S) is consumed in that order; the last step adds none. Guidance acts on the first `cfg_channels` of
-    the predicted channels (None: all); the other channels and the variance come from the conditional half.
+    noise (kept, N, C, S, S) is consumed in that order; the last step adds none. Guidance acts on the first
+    `cfg_channels` of the predicted channels (None: all); the others and the variance come from the conditional half.
     """
     diffusion = Diffusion(spec, kept_steps(spec.steps, len(noise)))
     p = to_parameters(weights, dtype)
@@ -450,7 +451,7 @@ def random_weights(spec, rng):
 
 
 def random_inputs(spec, rng, batch, lead=()):
-    """x, noise, t, y of shape lead + (batch, ...). The first sample has t = 0, the second t = last and the null class."""
+    """x, noise, t, y of shape lead + (batch, ...). Sample 0 has t = 0, sample 1 the last t and the null class."""
     shape = lead + (batch, spec.channels, spec.side, spec.side)
     t = rng.integers(0, spec.steps, lead + (batch,))
     y = rng.integers(0, spec.classes, lead + (batch,))

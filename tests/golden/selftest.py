@@ -68,7 +68,8 @@ def test_tables():
 
 def test_respacing():
     kept = oracle.kept_steps(1000, 250)
-    assert len(set(kept)) == 250 and kept[0] == 0 and kept[-1] == 999 and kept == [round(i * 333 / 83) for i in range(250)]
+    assert len(set(kept)) == 250 and kept[0] == 0 and kept[-1] == 999
+    assert kept == [round(i * 333 / 83) for i in range(250)]
     assert oracle.kept_steps(6, 3) == [0, 2, 5], "2.5 rounds to even"
     full, respaced = Diffusion(Spec()), Diffusion(Spec(), kept)
     assert torch.equal(respaced.alpha_bar, full.alpha_bar[kept])
@@ -119,7 +120,8 @@ def test_operators_against_torch():
 def test_attention_against_torch():
     x, heads = normal(2, 7, 12), 3
     weight, bias = normal(36, 12, seed=1), normal(36, seed=2)
-    p = {"a.qkv.weight": weight, "a.qkv.bias": bias, "a.proj.weight": normal(12, 12, seed=3), "a.proj.bias": normal(12, seed=4)}
+    p = {"a.qkv.weight": weight, "a.qkv.bias": bias,
+         "a.proj.weight": normal(12, 12, seed=3), "a.proj.bias": normal(12, seed=4)}
     z = x.transpose(0, 1)
     expected, _ = F.multi_head_attention_forward(z, z, z, 12, heads, weight, bias, None, None, False, 0.0,
                                                  p["a.proj.weight"], p["a.proj.bias"])
@@ -184,7 +186,7 @@ def test_training_against_torch():
         adam.zero_grad()
         x0, noise, t, y = (torch.tensor(inputs[name][step]) for name in ("x", "noise", "t", "y"))
         loss = oracle.loss_of(spec, Diffusion(spec), p, x0.double(), noise.double(), t, y)[1]
-        close(float(loss), history["loss"][step], 1e-6)
+        close(loss.item(), history["loss"][step], 1e-6)
         loss.backward()
         close(float(torch.nn.utils.clip_grad_norm_(trainable, 1.0)), history["grad_norm"][step], 1e-5)
         adam.step()
