@@ -1,0 +1,62 @@
+"""What the end-to-end tests share: running the program, and data sets to run it on. Python's standard library, numpy
+and h5py only."""
+import argparse
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+import h5py
+import numpy
+
+SMALL_MODEL = ("model { depth: 2 width: 32 heads: 2 patch: 4 channels: 1 side: 8 classes: 3 } "
+               "train { steps: 4 global_batch: 8 } checkpoint { every_steps: 0 } ")
+
+
+class Harness:
+    def __init__(self):
+        parser = argparse.ArgumentParser()
+        parser.add_argument("--shardit", required=True, help="the program")
+        parser.add_argument("--mpirun", required=True, nargs=argparse.REMAINDER, help="launcher and its flags, last")
+        options = parser.parse_args()
+        self.program = options.shardit
+        self.mpirun = options.mpirun
+        self.failures = 0
+        self.checks = 0
+        self._folder = tempfile.TemporaryDirectory(prefix="shardit_e2e_")
+        self.folder = pathlib.Path(self._folder.name)
+
+    def run(self, *arguments, ranks=0, timeout=120):
+        """Runs the program; with ranks > 0 under the launcher. Returns subprocess.CompletedProcess with text."""
+        command = [*self.mpirun, "-n", str(ranks)] if ranks else []
+        return subprocess.run([*command, self.program, *map(str, arguments)], capture_output=True, text=True,
+                              timeout=timeout, cwd=self.folder, check=False)
+
+    def expect(self, condition, message):
+        self.checks += 1
+        if not condition:
+            self.failures += 1
+            print(f"FAILED: {message}", file=sys.stderr)
+
+    def files(self):
+        """Every path below the test's folder, to see that nothing was written."""
+        return sorted(str(path) for path in self.folder.rglob("*"))
+
+    def write_data(self, name, count=24, channels=1, side=8, classes=3, labels=None, key="latents"):
+        """An HDF5 file as h5py users write it."""
+        path = self.folder / name
+        random = numpy.random.default_rng(0)
+        with h5py.File(path, "w") as file:
+            file[key] = random.standard_normal((count, channels, side, side), dtype=numpy.float32)
+            file["labels"] = numpy.arange(count) % classes if labels is None else numpy.asarray(labels)
+        return path
+
+    def write_config(self, name, text):
+        path = self.folder / name
+        path.write_text(text)
+        return path
+
+    def finish(self):
+        self._folder.cleanup()
+        print(f"{self.checks - self.failures} of {self.checks} checks passed")
+        sys.exit(1 if self.failures or not self.checks else 0)
