@@ -52,7 +52,7 @@ HWY_INLINE void MultiplyPanels(const float* a, int64_t a_step, int64_t rows, int
                                int64_t columns, float* out, int64_t out_step, TileC mode) {
   for (int64_t j = 0; j < columns; j += kPanel, panels += k * kPanel) {
     const int64_t vecs = CeilDiv(columns - j < kPanel ? columns - j : kPanel, kLanes);
-    ChooseTile<kLayout>(rows, vecs)(k, a, a_step, panels, nullptr, out + j, out_step, mode);
+    ChooseTile<kLayout>(rows, vecs)(k, a, a_step, panels, kPanel, nullptr, out + j, out_step, mode);
   }
 }
 

@@ -15,10 +15,12 @@
 // gelu is the tanh form (Hendrycks and Gimpel, arXiv 1606.08415, as in DiT). bias is [n], may be null for kBiasGelu.
 // aux is [m, n] with leading dimension ldaux. The GELU epilogues do not combine with accumulate.
 //
-// Numbers: fp32 operands and accumulation. Each element is summed in the order of k, in runs of a fixed length, so the
-// result does not depend on the number of threads; it is the same bits for every call with the same shapes, strides and
-// instruction set. m, n or k of 0 are allowed (k == 0: the product is 0).
+// Numbers: fp32 operands and accumulation. The order of an element's sum is a function of form, sizes and instruction
+// set: the result does not depend on the number of threads, and is the same bits in every call. m, n or k of 0 are
+// allowed (k == 0: the product is 0).
+//
 // Aliasing: C and aux overlap neither each other nor any input.
+//
 // Threads: one static partition over the pool; packed panels live in the workspace. Blocks until C is complete.
 #pragma once
 

@@ -5,6 +5,8 @@
 #include "core/ops/simd_targets.h"
 #include "hwy/foreach_target.h"
 //
+#include <cstring>
+
 #include "core/ops/cpu_math-inl.h"
 #include "core/ops/gemm_tile-inl.h"
 
@@ -23,6 +25,9 @@ constexpr int64_t kTilesPacked = 8;
 constexpr int64_t kMaxPanelBytes = 640 * 1024;
 // Below this many multiply-adds a product is over before another thread would have started.
 constexpr int64_t kInlineWork = 100'000;
+
+// Products of at most this many rows leave B unpacked.
+constexpr int64_t kFewRows = 32;
 
 // Part of C that one thread computes.
 struct Block {
@@ -79,10 +84,10 @@ void ComputeRowOfTiles(const GemmArgs& args, const float* a, int64_t a_step, Ran
     const TileFunction compute = ChooseTile<kLayout>(rows.size(), CeilDiv(tile_columns.size(), kLanes));
     if (tile_columns.size() == kPanel && (epilogue == GemmEpilogue::kNone || epilogue == GemmEpilogue::kBias)) {
       const float* bias = epilogue == GemmEpilogue::kBias ? args.bias + j : nullptr;
-      compute(run.size, a, a_step, panels, bias, args.c + rows.begin * args.ldc + j, args.ldc,
+      compute(run.size, a, a_step, panels, kPanel, bias, args.c + rows.begin * args.ldc + j, args.ldc,
               add_to_c ? TileC::kAdd : TileC::kOverwrite);
     } else {
-      compute(run.size, a, a_step, panels, nullptr, tile, kPanel, TileC::kOverwrite);
+      compute(run.size, a, a_step, panels, kPanel, nullptr, tile, kPanel, TileC::kOverwrite);
       StoreTile(args, tile, rows, tile_columns, add_to_c, epilogue);
     }
   }
@@ -194,6 +199,146 @@ void ComputeBlock(const GemmArgs& args, const Block& block, Workspace& workspace
   }
 }
 
+// Products of few rows: B, a weight, is read once, in place, as fast as memory gives it; packing would read it twice.
+
+#if HWY_TARGET != HWY_SCALAR
+// The sum of the 128-bit blocks of v.
+template <class D>
+HWY_INLINE void StoreBlockSums(D d, hn::Vec<D> v, float* out) {
+  if constexpr (hn::MaxLanes(d) <= 4) {
+    hn::StoreU(v, d, out);
+  } else {
+    const hn::Half<D> half;
+    StoreBlockSums(half, hn::Add(hn::UpperHalf(half, v), hn::LowerHalf(half, v)), out);
+  }
+}
+#endif
+
+// The sums over lanes of v0 .. v3, to out[0, 4).
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE void StoreLaneSums(D d, V v0, V v1, V v2, V v3, float* out) {
+#if HWY_TARGET == HWY_SCALAR
+  const V all[] = {v0, v1, v2, v3};
+  for (int i = 0; i < 4; ++i) out[i] = hn::GetLane(all[i]);
+#else
+  const hn::Repartition<double, D> d64;
+  const auto v01 = hn::BitCast(d64, hn::Add(hn::InterleaveLower(d, v0, v1), hn::InterleaveUpper(d, v0, v1)));
+  const auto v23 = hn::BitCast(d64, hn::Add(hn::InterleaveLower(d, v2, v3), hn::InterleaveUpper(d, v2, v3)));
+  const auto low = hn::BitCast(d, hn::InterleaveLower(d64, v01, v23));
+  StoreBlockSums(d, hn::Add(low, hn::BitCast(d, hn::InterleaveUpper(d64, v01, v23))), out);
+#endif
+}
+
+// One step of DotTile: `lanes` elements of the rows of A and B, a whole vector of them or the last few.
+template <bool kWhole, int kRows, class V>
+HWY_INLINE void AddDots(int64_t lanes, const float* HWY_RESTRICT a, int64_t lda, const float* HWY_RESTRICT b,
+                        int64_t ldb, V (&sums)[kRows][4]) {
+  const TileD d;
+  const auto mask = hn::FirstN(d, static_cast<size_t>(lanes));
+  V b_vec[4];
+  HWY_UNROLL(4)
+  for (int j = 0; j < 4; ++j) b_vec[j] = kWhole ? hn::LoadU(d, b + j * ldb) : hn::MaskedLoad(mask, d, b + j * ldb);
+  HWY_UNROLL(4)
+  for (int i = 0; i < kRows; ++i) {
+    const V a_vec = kWhole ? hn::LoadU(d, a + i * lda) : hn::MaskedLoad(mask, d, a + i * lda);
+    HWY_UNROLL(4)
+    for (int j = 0; j < 4; ++j) sums[i][j] = hn::MulAdd(a_vec, b_vec[j], sums[i][j]);
+  }
+}
+
+// out[i * kPanel + j] = sum over k of a[i * lda + k] b[j * ldb + k], for kRows rows of A and four rows of B.
+template <int kRows>
+HWY_NOINLINE void DotTile(int64_t k, const float* HWY_RESTRICT a, int64_t lda, const float* HWY_RESTRICT b, int64_t ldb,
+                          float* HWY_RESTRICT out) {
+  const TileD d;
+  hn::Vec<TileD> sums[kRows][4];
+  HWY_UNROLL(4)
+  for (int i = 0; i < kRows; ++i) {
+    HWY_UNROLL(4)
+    for (int j = 0; j < 4; ++j) sums[i][j] = hn::Zero(d);
+  }
+  int64_t step = 0;
+  for (; step + kLanes <= k; step += kLanes) {
+    // The four rows after these: streams as short as a row end before the hardware runs ahead of them.
+    HWY_UNROLL(4)
+    for (int j = 0; j < 4; ++j) hwy::Prefetch(b + (j + 4) * ldb + step);
+    AddDots<true>(kLanes, a + step, lda, b + step, ldb, sums);
+  }
+  if (step < k) AddDots<false>(k - step, a + step, lda, b + step, ldb, sums);
+  HWY_UNROLL(4)
+  for (int i = 0; i < kRows; ++i) StoreLaneSums(d, sums[i][0], sums[i][1], sums[i][2], sums[i][3], out + i * kPanel);
+}
+
+// kNT: dot products of rows.
+void ComputeFewRowsNT(const GemmArgs& args, const Block& block) {
+  HWY_ALIGN float tile[kFewRows * kPanel];
+  for (int64_t j = block.columns.begin; j < block.columns.end; j += kPanel) {
+    const Range columns{j, j + kPanel < block.columns.end ? j + kPanel : block.columns.end};
+    for (int64_t jj = 0; jj < columns.size(); jj += 4) {
+      const float* b = args.b + (j + jj) * args.ldb;
+      for (int64_t i = block.rows.begin; i < block.rows.end; i += 4) {
+        const float* a = args.a + i * args.lda;
+        float* out = tile + (i - block.rows.begin) * kPanel + jj;
+        switch (block.rows.end - i) {
+          case 1:
+            DotTile<1>(args.k, a, args.lda, b, args.ldb, out);
+            break;
+          case 2:
+            DotTile<2>(args.k, a, args.lda, b, args.ldb, out);
+            break;
+          case 3:
+            DotTile<3>(args.k, a, args.lda, b, args.ldb, out);
+            break;
+          default:
+            DotTile<4>(args.k, a, args.lda, b, args.ldb, out);
+        }
+      }
+    }
+    StoreTile(args, tile, block.rows, columns, args.accumulate, args.epilogue);
+  }
+}
+
+// kNN: tiles over short runs of k, so that whole rows of B are used while they are near. Columns: whole panels.
+void ComputeFewRowsNN(const GemmArgs& args, const Block& block, float* sums) {
+  constexpr int64_t kRun = 32;
+  const int64_t step = RoundUp(block.columns.size(), kPanel);
+  const Range rows = block.rows;
+  for (int64_t k0 = 0; k0 < args.k; k0 += kRun) {
+    const int64_t run = k0 + kRun < args.k ? kRun : args.k - k0;
+    for (int64_t j = 0; j < block.columns.size(); j += kPanel) {
+      const float* b = args.b + k0 * args.ldb + block.columns.begin + j;
+      PrefetchRows(b + kRun * args.ldb, args.ldb, kRun, kPanel);
+      for (int64_t t = 0; t < CeilDiv(rows.size(), kTileRows); ++t) {
+        const Range tile = TileRows(rows.size(), t);
+        ChooseTile<TileA::kByRows>(tile.size(), kTileVecs)(run, args.a + (rows.begin + tile.begin) * args.lda + k0,
+                                                           args.lda, b, args.ldb, nullptr, sums + tile.begin * step + j,
+                                                           step, k0 == 0 ? TileC::kOverwrite : TileC::kAdd);
+      }
+    }
+  }
+  HWY_ALIGN float tile[kFewRows * kPanel];
+  for (int64_t j = 0; j < block.columns.size(); j += kPanel) {
+    for (int64_t i = 0; i < rows.size(); ++i)
+      std::memcpy(tile + i * kPanel, sums + i * step + j, kPanel * sizeof(float));
+    StoreTile(args, tile, rows, {block.columns.begin + j, block.columns.begin + j + kPanel}, args.accumulate,
+              args.epilogue);
+  }
+}
+
+// A function of the shape alone, as the order of the sums depends on it.
+bool HasFewRows(const GemmArgs& args) {
+  if (args.m > kFewRows || args.k == 0) return false;
+  return (args.form == GemmForm::kNT && args.n % 4 == 0) || (args.form == GemmForm::kNN && args.n % kPanel == 0);
+}
+
+void ComputeFewRows(const GemmArgs& args, const Block& block, Workspace& workspace, int thread) {
+  if (args.form == GemmForm::kNT) {
+    ComputeFewRowsNT(args, block);
+  } else {
+    ComputeFewRowsNN(args, block, workspace.ThreadArea<float>(thread, block.rows.size() * block.columns.size()));
+  }
+}
+
 // How many parts to cut rows and columns into.
 struct Grid {
   int rows;
@@ -205,6 +350,7 @@ struct Grid {
 Grid ChooseGrid(const GemmArgs& args, int threads) {
   Grid best{1, 1};
   if (args.m * args.n * args.k <= kInlineWork) return best;
+  if (HasFewRows(args)) return {1, threads};
   constexpr double kFlopCost = 1.0 / (2 * kLanes), kPackCost = 0.35;  // in cycles, each of one element and step of k
   double best_cost = 1e300;
   const int64_t panels = CeilDiv(args.n, kPanel);
@@ -230,7 +376,9 @@ void RunGemm(const GemmArgs& args, CpuContext& context) {
     const int64_t end = part.end * kPanel;
     const Block block{PartRange(args.m, grid.rows, thread / grid.columns),
                       {part.begin * kPanel, end < args.n ? end : args.n}};
-    if (block.rows.size() > 0 && block.columns.size() > 0) ComputeBlock(args, block, context.workspace, thread);
+    if (block.rows.size() == 0 || block.columns.size() <= 0) return;
+    const auto compute = HasFewRows(args) ? ComputeFewRows : ComputeBlock;
+    compute(args, block, context.workspace, thread);
   };
   if (grid.rows * grid.columns == 1) {
     run_block(0);

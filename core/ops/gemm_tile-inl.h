@@ -42,11 +42,11 @@ constexpr int64_t kPanel = kTileVecs * kLanes;
 enum class TileA { kByRows, kByColumns };
 enum class TileC { kOverwrite, kAdd };
 
-// C[i * ldc + j] (+)= bias[j] + sum over k of A(i, k) b[k * kPanel + j], for i in [0, kRows), j in [0, kVecs * kLanes).
-// bias may be null.
+// C[i * ldc + j] (+)= bias[j] + sum over k of A(i, k) b[k * b_step + j], for i in [0, kRows), j in [0, kVecs * kLanes).
+// b_step is kPanel for a packed panel, or the leading dimension of a B read in place. bias may be null.
 template <TileA kLayout, int kRows, int kVecs>
 HWY_NOINLINE void ComputeTile(int64_t k, const float* HWY_RESTRICT a, int64_t a_step, const float* HWY_RESTRICT b,
-                              const float* bias, float* HWY_RESTRICT c, int64_t ldc, TileC mode) {
+                              int64_t b_step, const float* bias, float* HWY_RESTRICT c, int64_t ldc, TileC mode) {
   const TileD d;
   hn::Vec<TileD> sum[kRows][kVecs];
   HWY_UNROLL(16)
@@ -57,7 +57,7 @@ HWY_NOINLINE void ComputeTile(int64_t k, const float* HWY_RESTRICT a, int64_t a_
   for (int64_t step = 0; step < k; ++step) {
     hn::Vec<TileD> b_vec[kVecs];
     HWY_UNROLL(4)
-    for (int v = 0; v < kVecs; ++v) b_vec[v] = hn::Load(d, b + v * kLanes);
+    for (int v = 0; v < kVecs; ++v) b_vec[v] = hn::LoadU(d, b + v * kLanes);
     HWY_UNROLL(16)
     for (int i = 0; i < kRows; ++i) {
       const auto a_element = hn::Set(d, kLayout == TileA::kByColumns ? a[i] : a[i * a_step]);
@@ -65,7 +65,7 @@ HWY_NOINLINE void ComputeTile(int64_t k, const float* HWY_RESTRICT a, int64_t a_
       for (int v = 0; v < kVecs; ++v) sum[i][v] = hn::MulAdd(a_element, b_vec[v], sum[i][v]);
     }
     a += kLayout == TileA::kByColumns ? a_step : 1;
-    b += kPanel;
+    b += b_step;
   }
   HWY_UNROLL(16)
   for (int i = 0; i < kRows; ++i) {
@@ -78,8 +78,8 @@ HWY_NOINLINE void ComputeTile(int64_t k, const float* HWY_RESTRICT a, int64_t a_
   }
 }
 
-using TileFunction = void (*)(int64_t k, const float* a, int64_t a_step, const float* b, const float* bias, float* c,
-                              int64_t ldc, TileC mode);
+using TileFunction = void (*)(int64_t k, const float* a, int64_t a_step, const float* b, int64_t b_step,
+                              const float* bias, float* c, int64_t ldc, TileC mode);
 
 // ComputeTile for `rows` in [1, kTileRows] and `vecs` in [1, kTileVecs].
 template <TileA kLayout>
