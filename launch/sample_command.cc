@@ -58,22 +58,22 @@ void AddSampleCommand(CommandLine& line) {
   command->add_option("--num,--num-fid-samples", request.num, "Number of samples")
       ->type_name("N")
       ->required()
-      ->check(CLI::Range(int64_t{1}, int64_t{1} << 40));
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 40, ""));
   command->add_option("--steps,--num-sampling-steps", request.steps, "Sampling steps (default 250)")
       ->type_name("N")
-      ->check(CLI::Range(int64_t{2}, int64_t{100000}));
+      ->check(CLI::Range(int64_t{2}, int64_t{100000}, ""));
   command->add_option("--sampler", flags->sampler, "ddpm or ddim (default ddpm)")
       ->type_name("NAME")
       ->check(CLI::IsMember({"ddpm", "ddim"}));
   command->add_option("--eta", request.eta, "Noise of DDIM, 0 to 1 (default 0)")
       ->type_name("X")
-      ->check(CLI::Range(0.0, 1.0));
+      ->check(CLI::Range(0.0, 1.0, ""));
   command->add_option("--cfg-scale", request.cfg_scale, "Classifier-free guidance (default 1: none)")
       ->type_name("X")
-      ->check(CLI::Range(0.0, 1000.0));
+      ->check(CLI::Range(0.0, 1000.0, ""));
   command->add_option("--cfg-channels", request.cfg_channels, "Leading channels guided; 0: all (default 3)")
       ->type_name("N")
-      ->check(CLI::Range(0, 4096));
+      ->check(CLI::Range(0, 4096, ""));
   command->add_option("--seed,--global-seed", request.seed, "Sample i depends on (seed, i)")->type_name("N");
   command->add_option("--classes", flags->classes, "all, or labels to repeat")->type_name("3,5");
   command->add_option("--weights", flags->weights, "ema or model (default ema)")
@@ -81,10 +81,10 @@ void AddSampleCommand(CommandLine& line) {
       ->check(CLI::IsMember({"ema", "model"}));
   command->add_option("--batch", request.batch, "Samples a forward pass (0: chosen)")
       ->type_name("N")
-      ->check(CLI::Range(int64_t{0}, int64_t{1} << 20));
+      ->check(CLI::Range(int64_t{0}, int64_t{1} << 20, ""));
   command->add_option("--threads", request.threads, "Threads a rank (0: cores / ranks)")
       ->type_name("N")
-      ->check(CLI::Range(int64_t{0}, int64_t{4096}));
+      ->check(CLI::Range(int64_t{0}, int64_t{4096}, ""));
   command->add_option("--out", request.out, "Images: .npz or .png")->type_name("FILE")->required();
   line.OnEveryRank(command, [flags](World& world) { return Run(world, *flags); });
 }

@@ -1,8 +1,12 @@
 // shardit train: a run from a configuration.
 #include <string>
 
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "core/base/file.h"
 #include "core/base/status_macros.h"
 #include "launch/command_line.h"
+#include "trainer/run_config/exit_code.h"
 #include "trainer/run_config/run_config.h"
 #include "trainer/train/train.h"
 
@@ -15,7 +19,19 @@ struct Flags {
   bool dry_run = false;
 };
 
+absl::Status CheckResume(const std::string& resume) {
+  int64_t step = 0;
+  if (resume == "auto" || resume == "never" || (absl::SimpleAtoi(resume, &step) && step >= 0) ||
+      KindOfPath(resume) == PathKind::kFolder) {
+    return absl::OkStatus();
+  }
+  return WithExitCode(absl::InvalidArgumentError(absl::StrCat(
+                          "--resume: expected auto, never, a step or a checkpoint folder, got ", Quoted(resume))),
+                      ExitCode::kUsage);
+}
+
 absl::Status Run(World& world, Flags& flags) {
+  RETURN_IF_ERROR(CheckResume(flags.request.resume));
   ASSIGN_OR_RETURN(flags.request.config,
                    LoadRunConfig({flags.config.files, flags.config.sets}, ConfigUse::kTrain, world.size()));
   if (!flags.dry_run) return Train(world, flags.request);
