@@ -88,8 +88,13 @@ int CommandLine::Run(int argc, char** argv) {
   } catch (const CLI::Success& help_or_version) {
     return launch_rank == 0 ? app_.exit(help_or_version) : 0;
   } catch (const CLI::ParseError& error) {
+    const CLI::App& chosen = ChosenCommand(app_);
+    // An unknown subcommand shows as a missing one.
+    const std::vector<std::string> unknown = chosen.remaining();
+    const bool is_unknown_command = error.get_name() == "RequiredError" && !unknown.empty();
+    const std::string what = is_unknown_command ? absl::StrCat("unknown command ", unknown.front()) : error.what();
     const absl::Status status =
-        absl::InvalidArgumentError(absl::StrCat(error.what(), "; see ", CommandPath(ChosenCommand(app_)), " --help"));
+        absl::InvalidArgumentError(absl::StrCat(what, "; see ", CommandPath(chosen), " --help"));
     return Finish(WithExitCode(status, ExitCode::kUsage), launch_rank == 0);
   }
   InstallLogger(launch_rank);
