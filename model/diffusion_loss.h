@@ -42,7 +42,6 @@ struct DiffusionLossArgs {
   const int64_t* t = nullptr;    // [N], each in [0, diffusion.steps())
   const float* x_0 = nullptr;    // [N, C, H, W]
   const float* noise = nullptr;  // like x_0
-  const float* x_t = nullptr;    // not read, and need not be set
   // [N, 2 C, H, W] with learned sigma (prediction, then variance value), else [N, C, H, W].
   const float* output = nullptr;
   // Images that the means are over: the global batch, so that the results of its micro-batches add up to its loss.

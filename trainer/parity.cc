@@ -103,7 +103,6 @@ absl::Status RunParity(RankContext& context, const RunOptions& options, const st
   DiffusionLossArgs args{.images = inputs.images, .elements = elements, .t = inputs.t.data<int64_t>()};
   args.x_0 = inputs.x_0.data();
   args.noise = inputs.noise.data();
-  args.x_t = x_t.data();
   args.output = output.value().data();
   args.denominator = static_cast<double>(inputs.images);
   args.d_output = d_output.data();

@@ -1,6 +1,7 @@
 """What the end-to-end tests share: running the program, and data sets to run it on. Python's standard library, numpy
 and h5py only."""
 import argparse
+import json
 import pathlib
 import subprocess
 import sys
@@ -13,13 +14,31 @@ SMALL_MODEL = ("model { depth: 2 width: 32 heads: 2 patch: 4 channels: 1 side: 8
                "train { steps: 4 global_batch: 8 } checkpoint { every_steps: 0 } ")
 
 
+def rows_logged(run):
+    """The rows of metrics.jsonl of a run folder."""
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def losses(run):
+    return [row["loss"] for row in rows_logged(run)]
+
+
+def steps_logged(run):
+    return [row["step"] for row in rows_logged(run)]
+
+
+def checkpoint_bytes(run, step):
+    """The shards of a committed step, by name; empty if it is not there."""
+    return {path.name: path.read_bytes() for path in (run / "checkpoints" / f"{step:07d}").glob("shard-*")}
+
+
 class Harness:
     def __init__(self):
         parser = argparse.ArgumentParser()
         parser.add_argument("--shardit", required=True, help="the program")
         parser.add_argument("--mpirun", required=True, nargs=argparse.REMAINDER, help="launcher and its flags, last")
         options = parser.parse_args()
-        self.program = options.shardit
+        self.program = str(pathlib.Path(options.shardit).resolve())
         self.mpirun = options.mpirun
         self.failures = 0
         self.checks = 0
@@ -49,6 +68,18 @@ class Harness:
         with h5py.File(path, "w") as file:
             file[key] = random.standard_normal((count, channels, side, side), dtype=numpy.float32)
             file["labels"] = numpy.arange(count) % classes if labels is None else numpy.asarray(labels)
+        return path
+
+    def write_moments(self, name, count=24, channels=1, side=8, classes=3):
+        """A file of means and standard deviations, for a posterior draw."""
+        path = self.folder / name
+        random = numpy.random.default_rng(1)
+        shape = (count, channels, side, side)
+        moments = [random.standard_normal(shape, dtype=numpy.float32), random.random(shape, dtype=numpy.float32)]
+        with h5py.File(path, "w") as file:
+            file["moments"] = numpy.concatenate(moments, axis=1)
+            file["labels"] = numpy.arange(count) % classes
+            file.attrs["scale"] = 0.5
         return path
 
     def write_config(self, name, text):

@@ -186,7 +186,6 @@ TEST_P(TrainingCase, TwentySteps) {
     DiffusionLossArgs args{.images = images, .elements = elements, .t = t.data() + first};
     args.x_0 = x.data() + first * elements;
     args.noise = noise.data() + first * elements;
-    args.x_t = x_t.data();
     args.output = output.value().data();
     args.denominator = static_cast<double>(images);
     args.d_output = d_output.data();

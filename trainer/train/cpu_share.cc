@@ -43,6 +43,7 @@ CpuShare DivideCpus(World& world, int64_t threads) {
   const int own = std::max<int>(1, static_cast<int>(share.cpus.size()));
   share.threads = threads == 0 ? own : static_cast<int>(threads);
   if (share.threads > own || static_cast<int>(mine.size()) < sharers) share.cpus.clear();
+  if (!share.cpus.empty()) share.cpus.resize(static_cast<size_t>(share.threads));
   return share;
 }
 

@@ -79,7 +79,6 @@ void TrainStep::RunMicroBatch(const Batch& batch, int64_t first, int64_t count, 
   DiffusionLossArgs loss{.images = count, .elements = elements, .t = input.t_N.data<int64_t>()};
   loss.x_0 = x_0.data();
   loss.noise = noise.data();
-  loss.x_t = input.x_NCHW.data();
   loss.output = output.value().data();
   loss.denominator = static_cast<double>(options_.global_batch);
   loss.d_output = d_output.data();

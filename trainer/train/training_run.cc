@@ -43,14 +43,15 @@ absl::StatusOr<std::unique_ptr<TrainingRun>> TrainingRun::Create(World& world, c
   absl::StatusOr<Mesh> mesh = Mesh::Create(shape, world.comm());
   if (!mesh.ok()) return WithExitCode(mesh.status(), ExitCode::kUsage);
   SetThreadIdentity(mesh->Identity());
-  auto run = std::unique_ptr<TrainingRun>(new TrainingRun(world, request, *std::move(mesh)));
-  RETURN_IF_ERROR(AgreeStatus(world.comm(), run->OpenData()));
-  RETURN_IF_ERROR(run->CheckAgreement());
+  absl::StatusOr<Data> data = OpenData(request.config.options);
+  RETURN_IF_ERROR(AgreeStatus(world.comm(), data.status()));
+  RETURN_IF_ERROR(CheckAgreement(world, request.config, *data->training));
+  auto run = std::unique_ptr<TrainingRun>(new TrainingRun(world, request, *std::move(mesh), *std::move(data)));
   RETURN_IF_ERROR(run->LoadOrInitialize());
   return run;
 }
 
-TrainingRun::TrainingRun(World& world, const TrainRequest& request, Mesh mesh)
+TrainingRun::TrainingRun(World& world, const TrainRequest& request, Mesh mesh, Data data)
     : world_(world),
       request_(request),
       options_(request_.config.options),
@@ -59,6 +60,7 @@ TrainingRun::TrainingRun(World& world, const TrainRequest& request, Mesh mesh)
       mesh_(std::move(mesh)),
       control_(world.comm().Split(0, world.rank(), "control")),
       checkpoint_comm_(world.comm().Split(0, world.rank(), "checkpoint")),
+      data_(std::move(data)),
       state_(options_.model, context_.allocator()),
       diffusion_(options_.diffusion),
       optimizer_(options_.optimizer, options_.ema, options_.train.steps),
@@ -72,11 +74,11 @@ TrainingRun::TrainingRun(World& world, const TrainRequest& request, Mesh mesh)
   step_.emplace(context_, state_, diffusion_, optimizer_, mesh_.dp(), *control_, step);
 }
 
-absl::Status TrainingRun::OpenData() {
-  const DitConfig& model = options_.model;
+absl::StatusOr<TrainingRun::Data> TrainingRun::OpenData(const RunOptions& options) {
+  const DitConfig& model = options.model;
   const auto open = [&](const std::string& path) -> absl::StatusOr<std::shared_ptr<const Dataset>> {
     ASSIGN_OR_RETURN(std::shared_ptr<const Dataset> dataset,
-                     Dataset::Open({.path = path, .in_memory = options_.data.in_memory, .classes = model.classes}));
+                     Dataset::Open({.path = path, .in_memory = options.data.in_memory, .classes = model.classes}));
     const LatentShape& shape = dataset->shape();
     if (shape.channels != model.channels || shape.height != model.side || shape.width != model.side) {
       return absl::InvalidArgumentError(absl::StrFormat(
@@ -86,18 +88,19 @@ absl::Status TrainingRun::OpenData() {
     }
     return dataset;
   };
-  ASSIGN_OR_RETURN(dataset_, open(options_.data.path));
-  if (!options_.data.validation_path.empty()) {
-    ASSIGN_OR_RETURN(validation_, open(options_.data.validation_path));
+  Data data;
+  ASSIGN_OR_RETURN(data.training, open(options.data.path));
+  if (!options.data.validation_path.empty()) {
+    ASSIGN_OR_RETURN(data.validation, open(options.data.validation_path));
   }
-  return absl::OkStatus();
+  return data;
 }
 
 // Ranks that were started with different settings or see different data would train different models in step.
-absl::Status TrainingRun::CheckAgreement() {
-  const std::string mine = absl::StrCat(absl::Hex(request_.config.hash), "/", absl::Hex(dataset_->Fingerprint()));
+absl::Status TrainingRun::CheckAgreement(World& world, const ResolvedConfig& config, const Dataset& dataset) {
+  const std::string mine = absl::StrCat(absl::Hex(config.hash), "/", absl::Hex(dataset.Fingerprint()));
   const std::vector<std::string> all =
-      world_.comm().AllGatherBytes(mine, {.tag = "start-up agreement", .control = true});
+      world.comm().AllGatherBytes(mine, {.tag = "start-up agreement", .control = true});
   for (size_t rank = 0; rank < all.size(); ++rank) {
     if (all[rank] == all[0]) continue;
     return WithExitCode(absl::FailedPreconditionError(absl::StrCat(
@@ -130,13 +133,13 @@ absl::Status TrainingRun::LoadOrInitialize() {
   checkpointer_ = std::make_unique<AsyncCheckpointer>(std::move(writer), options_.checkpoint.async);
 
   absl::StatusOr<std::unique_ptr<Loader>> loader =
-      Loader::Create(dataset_, {.seed = options_.train.seed,
-                                .global_batch = options_.train.global_batch,
-                                .dp_rank = mesh_.coords().dp,
-                                .dp_size = mesh_.shape().dp,
-                                .flip = options_.data.flip,
-                                .start_step = state_.step,
-                                .prefetch = static_cast<int>(options_.data.prefetch_batches)});
+      Loader::Create(data_.training, {.seed = options_.train.seed,
+                                      .global_batch = options_.train.global_batch,
+                                      .dp_rank = mesh_.coords().dp,
+                                      .dp_size = mesh_.shape().dp,
+                                      .flip = options_.data.flip,
+                                      .start_step = state_.step,
+                                      .prefetch = static_cast<int>(options_.data.prefetch_batches)});
   RETURN_IF_ERROR(AgreeStatus(world_.comm(), loader.status()));
   loader_ = *std::move(loader);
   absl::Status opened;
@@ -157,8 +160,8 @@ absl::Status TrainingRun::OpenReporter(const std::optional<Resumed>& resumed) {
   LOG_INFO(
       "{} parameters, {:.3f} GMAC forward per image; {} samples; {} rank(s) of {} thread(s); global batch {} as {} x "
       "{} x {}",
-      ParameterCount(options_.model), GmacsForward(options_.model), dataset_->size(), world_.size(), share_.threads,
-      options_.train.global_batch, mesh_.shape().dp,
+      ParameterCount(options_.model), GmacsForward(options_.model), data_.training->size(), world_.size(),
+      share_.threads, options_.train.global_batch, mesh_.shape().dp,
       options_.train.global_batch / (mesh_.shape().dp * options_.train.micro_batch), options_.train.micro_batch);
   if (!resumed.has_value()) return absl::OkStatus();
   for (const std::string& line : resumed->skipped) LOG_WARN("passed over a checkpoint: {}", line);
@@ -237,7 +240,7 @@ MetricsRow TrainingRun::MakeRow(const StepReport& report, double wait_ms, double
   MetricsRow row;
   row.step = state_.step;
   row.images = state_.step * options_.train.global_batch;
-  row.epoch = static_cast<double>(row.images) / static_cast<double>(dataset_->size());
+  row.epoch = static_cast<double>(row.images) / static_cast<double>(data_.training->size());
   row.loss = report.loss;
   row.mse = report.mse;
   row.vb = report.vb;
@@ -259,11 +262,12 @@ MetricsRow TrainingRun::MakeRow(const StepReport& report, double wait_ms, double
 absl::StatusOr<std::optional<double>> TrainingRun::MaybeValidate() {
   const bool last = state_.step == options_.train.steps;
   const int64_t every = options_.log.validate_every;
-  if (validation_ == nullptr || !(last || (every > 0 && state_.step % every == 0))) return std::optional<double>();
-  ASSIGN_OR_RETURN(const LossResult loss, HeldOutLoss(context_, state_.ema_model(), diffusion_, *validation_, *control_,
-                                                      {.seed = options_.train.seed,
-                                                       .samples = options_.log.validation_samples,
-                                                       .batch = kEvaluationBatch}));
+  if (data_.validation == nullptr || !(last || (every > 0 && state_.step % every == 0))) return std::optional<double>();
+  ASSIGN_OR_RETURN(
+      const LossResult loss,
+      HeldOutLoss(
+          context_, state_.ema_model(), diffusion_, *data_.validation, *control_,
+          {.seed = options_.train.seed, .samples = options_.log.validation_samples, .batch = kEvaluationBatch}));
   return std::optional<double>(loss.loss);
 }
 

@@ -29,10 +29,14 @@ class TrainingRun {
   absl::Status Loop();
 
  private:
-  TrainingRun(World& world, const TrainRequest& request, Mesh mesh);
+  // The data sets of a run. Opened before anything of the model's size is allocated.
+  struct Data {
+    std::shared_ptr<const Dataset> training, validation;  // validation: null where there is none
+  };
+  TrainingRun(World& world, const TrainRequest& request, Mesh mesh, Data data);
 
-  absl::Status OpenData();
-  absl::Status CheckAgreement();
+  static absl::StatusOr<Data> OpenData(const RunOptions& options);
+  static absl::Status CheckAgreement(World& world, const ResolvedConfig& config, const Dataset& dataset);
   absl::Status LoadOrInitialize();
   absl::Status OpenReporter(const std::optional<Resumed>& resumed);
   absl::StatusOr<std::optional<Resumed>> Resume();
@@ -61,7 +65,7 @@ class TrainingRun {
   std::unique_ptr<Communicator> control_;
   std::unique_ptr<Communicator> checkpoint_comm_;
   std::optional<RunFolder> folder_;
-  std::shared_ptr<const Dataset> dataset_, validation_;
+  const Data data_;
   TrainState state_;
   const Diffusion diffusion_;
   const Optimizer optimizer_;

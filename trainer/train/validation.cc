@@ -39,7 +39,6 @@ absl::StatusOr<LossResult> BatchLoss(RankContext& context, const Dit& model, con
   DiffusionLossArgs args{.images = count, .elements = elements, .t = input.t_N.data<int64_t>()};
   args.x_0 = x_0.data();
   args.noise = noise.data();
-  args.x_t = input.x_NCHW.data();
   args.output = output.value().data();
   args.denominator = static_cast<double>(total);
   args.per_image = per_image;

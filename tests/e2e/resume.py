@@ -1,0 +1,127 @@
+#!/usr/bin/env python3
+"""N + N steps are 2 N steps, bit for bit, for every option of the trainer; signals stop a run with its state saved; a resume
+may change the layout and may not change the model; exported weights start another run."""
+import os
+import signal
+import subprocess
+import time
+
+from harness import Harness, checkpoint_bytes, losses, steps_logged
+
+BASE = """
+model { depth: 2 width: 32 heads: 2 patch: 2 channels: 2 side: 8 classes: 3 class_dropout: 0.3 }
+data { path: "%s" flip: true }
+optimizer { learning_rate: 1e-3 }
+ema { decay: 0.9 }
+train { steps: 12 global_batch: 6 seed: 5 }
+checkpoint { every_steps: 3 keep_last: 2 }
+log { every_steps: 1 tensorboard: false }
+"""
+# Settings beside BASE. 40 samples in batches of 6: the stop at step 6 lies inside epoch 0 and the end in epoch 1.
+OPTIONS = [
+    [],
+    ["optimizer.clip_norm=0.1", "optimizer.weight_decay=0.1"],
+    ["optimizer.warmup_steps=9", "optimizer.schedule=COSINE"],
+    ["optimizer.schedule=LINEAR", "optimizer.final_fraction=0.1"],
+    ["ema.warmup=true"],
+    ["train.micro_batch=1"],
+    ["train.micro_batch=3", "parallel.recompute=FULL"],
+    ["parallel.recompute=SELECTIVE"],
+    ["data.in_memory=true", "data.flip=false"],
+    ["data.path=moments.h5"],
+    ["model.conditioning=ADALN"],
+    ["model.conditioning=CROSS_ATTENTION"],
+    ["model.conditioning=IN_CONTEXT"],
+    ["model.learn_sigma=false", "diffusion.schedule=COSINE"],
+    ["diffusion.prediction=V"],
+    ["diffusion.prediction=X0"],
+    ["checkpoint.async=false"],
+    ["checkpoint.every_steps=0"],
+]
+
+
+def train(t, config, out, settings=(), extra=(), ranks=0, code=0):
+    sets = [word for setting in settings for word in ("--set", setting)]
+    done = t.run("train", "--config", config, "--out", out, *sets, *extra, ranks=ranks)
+    t.expect(done.returncode == code, f"{out}: exit code {done.returncode}, expected {code}\n{done.stderr}")
+    return done
+
+
+def same_run(t, one, other, label):
+    t.expect(losses(t.folder / one) == losses(t.folder / other), f"{label}: losses differ")
+    t.expect(steps_logged(t.folder / other) == list(range(1, 13)), f"{label}: rows {steps_logged(t.folder / other)}")
+    a, b = checkpoint_bytes(t.folder / one, 12), checkpoint_bytes(t.folder / other, 12)
+    t.expect(a and a == b, f"{label}: final states differ")
+
+
+def check_options(t, config):
+    for index, settings in enumerate(OPTIONS):
+        ranks = 2 if index in (0, 1, 5) else 0
+        whole, halves = f"whole_{index}", f"halves_{index}"
+        train(t, config, whole, settings, ranks=ranks)
+        train(t, config, halves, settings, ["--stop-after", "6"], ranks=ranks, code=75)
+        train(t, config, halves, settings, ranks=ranks)
+        same_run(t, whole, halves, f"{settings} on {max(ranks, 1)} ranks")
+
+
+def check_signals(t, config):
+    for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM, signal.SIGINT):
+        out = f"signal_{int(number)}"
+        command = [t.program, "train", "--config", str(config), "--out", out, "--set", "train.steps=100000"]
+        process = subprocess.Popen(command, cwd=t.folder, stderr=subprocess.DEVNULL)
+        while not (t.folder / out / "checkpoints" / "0000003").exists() and process.poll() is None:
+            time.sleep(0.01)
+        os.kill(process.pid, number)
+        t.expect(process.wait(timeout=60) == 75, f"signal {int(number)}: exit code {process.returncode}")
+        stopped = steps_logged(t.folder / out)[-1]
+        t.expect(checkpoint_bytes(t.folder / out, stopped), f"signal {int(number)}: nothing saved at step {stopped}")
+
+
+def check_other_layouts(t, config):
+    train(t, config, "moved", (), ["--stop-after", "6"], ranks=2, code=75)
+    train(t, config, "moved", ["train.micro_batch=1"], ["--stop-after", "3"], ranks=0, code=75)
+    train(t, config, "moved", ranks=3)
+    got, expected = losses(t.folder / "moved"), losses(t.folder / "whole_0")
+    error = max(abs(a - b) / abs(b) for a, b in zip(got, expected))
+    t.expect(len(got) == 12 and error < 1e-5, f"2, then 1, then 3 ranks: relative error {error}")
+
+
+def check_refusals(t, config):
+    for setting in ("model.width=48", "diffusion.schedule=COSINE", "train.seed=6", "train.global_batch=12"):
+        done = train(t, config, "halves_0", [setting, "train.steps=14"], code=64)
+        t.expect(setting.split("=")[0] in done.stderr, f"{setting}: the difference is not named: {done.stderr}")
+    done = train(t, config, "halves_0", (), ["--resume", "7"], code=65)
+    t.expect("7" in done.stderr and "12" in done.stderr, f"missing step: {done.stderr}")
+    train(t, config, "halves_0", (), ["--resume", "never"], code=64)
+
+
+def check_weights(t, config):
+    for weights in ("ema", "model"):
+        done = t.run("checkpoint", "export", "whole_0", "--weights", weights, "--out", f"{weights}.safetensors")
+        t.expect(done.returncode == 0, f"export {weights}: {done.stderr}")
+    train(t, config, "started", ["train.steps=1"], ["--init-from", "model.safetensors"])
+    first, trained = losses(t.folder / "started")[0], losses(t.folder / "whole_0")[0]
+    t.expect(first != trained, "--init-from changed nothing")
+    done = t.run("sample", "--checkpoint", "ema.safetensors", "--num", "6", "--steps", "4", "--out", "a.npz")
+    t.expect(done.returncode == 0, f"sample from an export: {done.stderr}")
+    done = t.run("sample", "--checkpoint", "whole_0", "--num", "6", "--steps", "4", "--out", "b.npz", ranks=2)
+    t.expect(done.returncode == 0, f"sample from a run on 2 ranks: {done.stderr}")
+    t.expect((t.folder / "a.npz").read_bytes() == (t.folder / "b.npz").read_bytes(),
+             "samples differ between an export on one rank and the run on two")
+
+
+def main():
+    t = Harness()
+    t.write_data("data.h5", count=40, channels=2)
+    t.write_moments("moments.h5", count=40, channels=2)
+    config = t.write_config("base.textproto", BASE % "data.h5")
+    check_options(t, config)
+    check_signals(t, config)
+    check_other_layouts(t, config)
+    check_refusals(t, config)
+    check_weights(t, config)
+    t.finish()
+
+
+if __name__ == "__main__":
+    main()
