@@ -68,6 +68,8 @@ struct OpCase {
   // Largest errors allowed, relative to the largest value of the tensor.
   double tolerance = 2e-6;
   double grad_tolerance = 1e-5;
+  bool adds_to_gradients = true;   // false: the op must be the only consumer of its inputs
+  bool inputs_independent = true;  // false: only gradients of all inputs together are supported
   bool timed = false;
 };
 
