@@ -19,7 +19,7 @@
 #define SHARDIT_CORE_OPS_CPU_MATH_INL_H_
 #endif
 
-#include "core/ops/simd_targets.h"
+#include "core/base/simd_targets.h"
 #include "hwy/highway.h"
 
 HWY_BEFORE_NAMESPACE();

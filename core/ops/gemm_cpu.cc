@@ -2,7 +2,7 @@
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "core/ops/gemm_cpu.cc"
-#include "core/ops/simd_targets.h"
+#include "core/base/simd_targets.h"
 #include "hwy/foreach_target.h"
 //
 #include <cstring>

@@ -19,7 +19,7 @@
 #include <utility>
 
 #include "core/base/math.h"
-#include "core/ops/simd_targets.h"
+#include "core/base/simd_targets.h"
 #include "hwy/cache_control.h"
 #include "hwy/highway.h"
 

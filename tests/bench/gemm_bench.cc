@@ -4,7 +4,7 @@
 //   --peers  also times OpenBLAS and oneDNN on one thread, where their shared libraries are installed
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "tests/bench/gemm_bench.cc"
-#include "core/ops/simd_targets.h"
+#include "core/base/simd_targets.h"
 #include "hwy/foreach_target.h"
 //
 #include "hwy/highway.h"

@@ -1,7 +1,7 @@
 // Vector functions against fp64, on every instruction set of this machine.
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "tests/core/cpu_math_test.cc"
-#include "core/ops/simd_targets.h"
+#include "core/base/simd_targets.h"
 #include "hwy/foreach_target.h"
 //
 #include "core/ops/cpu_math-inl.h"
