@@ -1,7 +1,8 @@
 // NormalFromWord: the inverse normal CDF of one 32-bit word, after M. Giles, "Approximating the erfinv function" (GPU
-// Computing Gems, Jade edition, 2011): two polynomials in w = -log((1 - x)(1 + x)). The logarithm is a polynomial too, and
-// every multiply-add is an explicit fmaf, so that the result is the same bits on every compiler, CPU and GPU. Absolute
-// error against the exact quantile: below 1e-6 for |z| < 5.3, growing to 2.5e-3 at the ends of the range, +-6.34.
+// Computing Gems, Jade edition, 2011): two polynomials in w = -log((1 - x)(1 + x)). The logarithm is a polynomial too,
+// and every multiply-add is an explicit fmaf, so that the result is the same bits on every compiler, CPU and GPU.
+// Absolute error against the exact quantile: below 1e-6 for |z| < 5.3, growing to 2.5e-3 at the ends of the range,
+// +-6.34.
 #pragma once
 
 #include <cmath>
