@@ -3,8 +3,8 @@
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 ./launch/install_deps.sh
 
-# Open MPI refuses to run as root, and to start more ranks than cores, unless told.
-mpirun_args=(--allow-run-as-root --oversubscribe --bind-to none)
+# Open MPI refuses to run as root, and to start more ranks than cores, unless told. It is quiet about exit code 75.
+mpirun_args=(--quiet --allow-run-as-root --oversubscribe --bind-to none)
 
 # build_preset PRESET [TARGET...]: quiet unless it fails.
 build_preset() {

@@ -183,6 +183,7 @@ TEST(ProgressBar, FitsTheTerminal) {
               HasSubstr("[############------------]  50% 50/100 loss 0.2500"));
   for (const int columns : {0, 1, 10, 40, 80}) EXPECT_LE(ProgressBar(50, 100, 0.25, 2.0, 25.0, columns).size(), 79u);
   EXPECT_EQ(ProgressBar(50, 100, 0.25, 2.0, 25.0, 10).size(), 9u);
+  EXPECT_THAT(ProgressBar(1, 100, 0.25, std::nan(""), std::nan(""), 80), Not(HasSubstr("nan")));
 }
 
 TEST(StatusLineSink, LinesPassAboveTheStatusOnTerminalsOnly) {

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cmath>
 #include <cstdlib>
 #include <cstring>
 
@@ -104,9 +105,13 @@ ScopedLogFile::~ScopedLogFile() {
 std::string ProgressBar(int64_t step, int64_t steps, double loss, double steps_per_s, double eta_s, int columns) {
   constexpr int64_t kCells = 24;
   const int64_t filled = steps > 0 ? std::clamp<int64_t>(kCells * step / steps, 0, kCells) : 0;
-  std::string line = fmt::format("[{}{}] {:3d}% {}/{} loss {:.4f} {:.2f} steps/s ETA {}", std::string(filled, '#'),
-                                 std::string(kCells - filled, '-'), steps > 0 ? 100 * step / steps : 0, step, steps,
-                                 loss, steps_per_s, FormatDuration(eta_s));
+  std::string line =
+      fmt::format("[{}{}] {:3d}% {}/{} loss {:.4f}", std::string(filled, '#'), std::string(kCells - filled, '-'),
+                  steps > 0 ? 100 * step / steps : 0, step, steps, loss);
+  // The first step of a process has no speed yet.
+  if (std::isfinite(steps_per_s)) {
+    fmt::format_to(std::back_inserter(line), " {:.2f} steps/s ETA {}", steps_per_s, FormatDuration(eta_s));
+  }
   return line.substr(0, static_cast<size_t>(std::max(0, columns - 1)));
 }
 
