@@ -1,0 +1,58 @@
+#include <algorithm>
+
+#include "core/base/math.h"
+#include "core/cuda/cuda_check.h"
+#include "core/tensor/rng_fill_cuda.h"
+
+namespace shardit::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+constexpr int64_t kMaxBlocks = 4096;
+
+// One Philox block of four elements a thread and iteration. `first` need not be a multiple of four.
+template <bool kNormal>
+__global__ void FillKernel(RngKey key, uint64_t first, int64_t count, float* out) {
+  const uint64_t first_block = first / 4, end = first + static_cast<uint64_t>(count);
+  const uint64_t stride = uint64_t{gridDim.x} * blockDim.x;
+  for (uint64_t block = first_block + uint64_t{blockIdx.x} * blockDim.x + threadIdx.x; 4 * block < end;
+       block += stride) {
+    const PhiloxBlock words = key.Block(block);
+    for (int lane = 0; lane < 4; ++lane) {
+      const uint64_t element = 4 * block + lane;
+      if (element < first || element >= end) continue;
+      out[element - first] = kNormal ? NormalFromWord(words.word[lane]) : UniformFromWord(words.word[lane]);
+    }
+  }
+}
+
+template <bool kNormal>
+void Launch(const RngKey& key, uint64_t first, int64_t count, float* out, Stream stream) {
+  if (count == 0) return;
+  const int64_t blocks = std::min(CeilDiv(count / 4 + 2, kThreads), kMaxBlocks);
+  FillKernel<kNormal><<<static_cast<unsigned>(blocks), kThreads, 0, static_cast<cudaStream_t>(stream.handle)>>>(
+      key, first, count, out);
+  CUDA_CHECK(cudaGetLastError());
+}
+
+}  // namespace
+
+void FillUniform(const RngKey& key, uint64_t first, int64_t count, float* out, Stream stream) {
+  Launch<false>(key, first, count, out, stream);
+}
+
+void FillNormal(const RngKey& key, uint64_t first, int64_t count, float* out, Stream stream) {
+  Launch<true>(key, first, count, out, stream);
+}
+
+void FillOnDevice(const RngKey& key, uint64_t first, int64_t count, bool normal, float* host_out) {
+  float* device_out = nullptr;
+  const size_t bytes = static_cast<size_t>(count) * sizeof(float);
+  CUDA_CHECK(cudaMalloc(&device_out, bytes));
+  const Stream stream{Device::Cuda(0)};
+  normal ? FillNormal(key, first, count, device_out, stream) : FillUniform(key, first, count, device_out, stream);
+  CUDA_CHECK(cudaMemcpy(host_out, device_out, bytes, cudaMemcpyDeviceToHost));  // waits for the kernel
+  CUDA_CHECK(cudaFree(device_out));
+}
+
+}  // namespace shardit::cuda

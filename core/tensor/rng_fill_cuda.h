@@ -1,0 +1,18 @@
+// The fills of core/tensor/rng.h on a GPU, bit for bit the same numbers. Asynchronous on `stream` (a cudaStream_t);
+// `out` is device memory of `count` floats. Only in builds with CUDA.
+#pragma once
+
+#include <cstdint>
+
+#include "core/tensor/device.h"
+#include "core/tensor/rng.h"
+
+namespace shardit::cuda {
+
+void FillUniform(const RngKey& key, uint64_t first, int64_t count, float* out, Stream stream);
+void FillNormal(const RngKey& key, uint64_t first, int64_t count, float* out, Stream stream);
+
+// For tests: draws `count` elements on device 0 and copies them back. Synchronous.
+void FillOnDevice(const RngKey& key, uint64_t first, int64_t count, bool normal, float* host_out);
+
+}  // namespace shardit::cuda

@@ -1,0 +1,48 @@
+// Random numbers on a GPU are those of the CPU, bit for bit. Skipped, by name, where there is no GPU.
+#include <vector>
+
+#include "core/cuda/device_query.h"
+#include "core/tensor/rng.h"
+#include "gtest/gtest.h"
+
+#ifdef SHARDIT_CUDA
+
+#include "core/tensor/rng_fill_cuda.h"
+
+namespace shardit {
+namespace {
+
+TEST(RngCudaTest, FillsEqualTheCpuBitForBit) {
+  if (cuda::Devices().empty()) GTEST_SKIP() << "no GPU on this machine";
+  for (const uint64_t first : {0u, 1u, 6u}) {
+    for (const int64_t count : {int64_t{1}, int64_t{5}, int64_t{1} << 20}) {
+      const RngKey key{.seed = 3, .purpose = RngPurpose::kNoise, .stream = 11};
+      std::vector<float> expected(static_cast<size_t>(count)), actual(expected.size());
+      FillNormal(key, first, count, expected.data());
+      cuda::FillOnDevice(key, first, count, /*normal=*/true, actual.data());
+      EXPECT_EQ(actual, expected) << first << " " << count;
+      FillUniform(key, first, count, expected.data());
+      cuda::FillOnDevice(key, first, count, /*normal=*/false, actual.data());
+      EXPECT_EQ(actual, expected) << first << " " << count;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace shardit
+
+#endif
+
+namespace shardit {
+namespace {
+
+TEST(DeviceQueryTest, ABuildWithoutCudaSeesNoDevice) {
+  if (!cuda::Built()) EXPECT_TRUE(cuda::Devices().empty());
+  for (const cuda::DeviceInfo& device : cuda::Devices()) {
+    EXPECT_GT(device.major, 0);
+    EXPECT_GT(device.memory_bytes, 0);
+  }
+}
+
+}  // namespace
+}  // namespace shardit
