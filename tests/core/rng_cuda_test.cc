@@ -7,7 +7,7 @@
 
 #ifdef SHARDIT_CUDA
 
-#include "core/tensor/rng_fill_cuda.h"
+#include "core/cuda/rng_fill.h"
 
 namespace shardit {
 namespace {

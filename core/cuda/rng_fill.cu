@@ -2,7 +2,7 @@
 
 #include "core/base/math.h"
 #include "core/cuda/cuda_check.h"
-#include "core/tensor/rng_fill_cuda.h"
+#include "core/cuda/rng_fill.h"
 
 namespace shardit::cuda {
 namespace {
