@@ -38,7 +38,7 @@ struct AttentionShape {
   int64_t head_dim = 0;
   int64_t queries = 0;  // tokens of q and out
   int64_t keys = 0;     // tokens of k and v
-  float scale = 1.0f;   // usually 1 / sqrt(head_dim)
+  float scale = 1.0f;   // > 0; usually 1 / sqrt(head_dim)
 };
 
 struct AttentionFwdArgs {
