@@ -1,7 +1,4 @@
-// Stands in for device_query.cu where CUDA is not built.
 #include "core/cuda/device_query.h"
-
-#ifndef SHARDIT_CUDA
 
 namespace shardit::cuda {
 
@@ -10,5 +7,3 @@ std::vector<DeviceInfo> Devices() { return {}; }
 bool Built() { return false; }
 
 }  // namespace shardit::cuda
-
-#endif

@@ -1,5 +1,5 @@
 // The fills of core/tensor/rng.h on a GPU, bit for bit the same numbers. Asynchronous on `stream` (a cudaStream_t);
-// `out` is device memory of `count` floats. Only in builds with CUDA.
+// `out` is device memory of `count` floats. Defined in builds with CUDA only, but for FillOnDevice.
 #pragma once
 
 #include <cstdint>

@@ -47,6 +47,10 @@ bool IsTempFolderOfRun(absl::string_view name, absl::string_view run_id) {
   return absl::ConsumePrefix(&rest, run_id) && absl::ConsumePrefix(&rest, "-") && IsValidAttempt(rest);
 }
 
+bool IsTempOfLatest(absl::string_view name) {
+  return absl::ConsumePrefix(&name, kLatestFile) && absl::ConsumePrefix(&name, kTempMark) && IsWord(name, false);
+}
+
 std::string ShardFileName(int64_t rank, int64_t world) {
   return absl::StrFormat("shard-%05d-of-%05d.safetensors", rank, world);
 }

@@ -26,6 +26,9 @@ std::string TempFolderName(int64_t step, absl::string_view run_id, absl::string_
 // Whether `name` is a temporary folder of exactly this run, from any attempt.
 bool IsTempFolderOfRun(absl::string_view name, absl::string_view run_id);
 
+// Whether `name` is that of an unfinished replacement of `latest`: "latest.tmp-123".
+bool IsTempOfLatest(absl::string_view name);
+
 // "shard-00003-of-00008.safetensors": rank counts from 0.
 std::string ShardFileName(int64_t rank, int64_t world);
 

@@ -28,7 +28,7 @@ absl::StatusOr<std::vector<int64_t>> ApplyRetention(FileSystem& fs, const std::s
                                                     const std::string& run_id, const std::string& attempt,
                                                     int64_t newest, const Retention& retention);
 
-// Removes the temporary folders of run `run_id` (any attempt) and nothing else.
+// Removes the temporary folders of run `run_id` (any attempt), unfinished replacements of `latest`, and nothing else.
 absl::Status RemoveTempFolders(FileSystem& fs, const std::string& checkpoints, const std::string& run_id);
 
 }  // namespace shardit
