@@ -317,6 +317,7 @@ TEST_F(Autograd, RecomputeGivesTheSameBitsFromFewerBytes) {
     result.saved_bytes = tape.SavedBytes();
     LoggingObserver observer(result.finals);
     tape.Backward({{y, Draw(allocator(), y.shape(), 3)}}, {.observer = &observer, .defer_weights = defer});
+    for (const Leaf* leaf : leaves) EXPECT_NE(leaf->grad_written, defer) << leaf->name;
     if (defer) tape.RunDeferredWeights();
     result.bits = network.GradBits();
     result.bits.push_back(Bits(y.value()));

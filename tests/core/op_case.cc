@@ -298,8 +298,8 @@ std::vector<Probe> MakeProbes(const Problem& problem, int only_output) {
 void ExpectDerivatives(const std::vector<Floats>& grads, const std::vector<Probe>& probes, double tolerance,
                        const std::string& what) {
   for (const Probe& probe : probes) {
-    std::vector<double> grad(grads[probe.input].begin(), grads[probe.input].end());
-    if (grad.empty()) grad.assign(probe.direction.size(), 0.0);  // nothing was delivered: a gradient of zero
+    const std::vector<double> grad(grads[probe.input].begin(), grads[probe.input].end());
+    ASSERT_EQ(grad.size(), probe.direction.size()) << what << ", input " << probe.input << " got no gradient";
     double along = 0, size = 0;
     for (size_t i = 0; i < grad.size(); ++i) {
       along += grad[i] * probe.direction[i];
@@ -311,6 +311,14 @@ void ExpectDerivatives(const std::vector<Floats>& grads, const std::vector<Probe
         << std::find(probe.direction.begin(), probe.direction.end(), 1.0) - probe.direction.begin() << ": " << along
         << ", want " << probe.derivative;
   }
+}
+
+// Values of RunOptions::only_output: all outputs, and each alone where there are several.
+std::vector<int> SeedChoices(const Problem& problem) {
+  std::vector<int> choices{-1};
+  const int outputs = static_cast<int>(problem.seeds.size());
+  for (int only = 0; outputs > 1 && only < outputs; ++only) choices.push_back(only);
+  return choices;
 }
 
 // Calls body(name) with every instruction set in turn forced on the kernels.
@@ -356,8 +364,7 @@ TEST_P(OpCaseTest, ForwardMatchesNaive) {
 
 TEST_P(OpCaseTest, GradientMatchesDifferences) {
   const Problem problem = MakeProblem(GetParam());
-  const int outputs = static_cast<int>(problem.seeds.size());
-  for (int only = -1; only < (outputs > 1 ? outputs : 0); ++only) {
+  for (const int only : SeedChoices(problem)) {
     const std::vector<Probe> probes = MakeProbes(problem, only);
     OnEveryTarget([&](const std::string& target) {
       const RunResult got = RunCase(problem, {.only_output = only});
@@ -370,28 +377,34 @@ TEST_P(OpCaseTest, GradientMatchesDifferences) {
 
 TEST_P(OpCaseTest, DestinationsAreOverwrittenOrAddedTo) {
   const Problem problem = MakeProblem(GetParam());
-  const RunResult fresh = RunCase(problem, {});
-  ExpectSameBits(RunCase(problem, {.destinations = Destinations::kOverwrite}).grads, fresh.grads, "overwritten");
-  if (!GetParam().adds_to_gradients) return;
-  const RunResult added = RunCase(problem, {.destinations = Destinations::kAccumulate});
-  for (size_t i = 0; i < fresh.grads.size(); ++i) {
-    std::vector<double> want(fresh.grads[i].begin(), fresh.grads[i].end());
-    for (size_t k = 0; k < want.size(); ++k) want[k] += double{problem.priors[i][k]};
-    ExpectClose(added.grads[i], want, 1e-6, "added to, input " + std::to_string(i));
+  for (const int only : SeedChoices(problem)) {
+    const RunResult fresh = RunCase(problem, {.only_output = only});
+    const RunResult over = RunCase(problem, {.destinations = Destinations::kOverwrite, .only_output = only});
+    ExpectSameBits(over.grads, fresh.grads, "overwritten");
+    if (!GetParam().adds_to_gradients) continue;
+    const RunResult added = RunCase(problem, {.destinations = Destinations::kAccumulate, .only_output = only});
+    for (size_t i = 0; i < fresh.grads.size(); ++i) {
+      std::vector<double> want(fresh.grads[i].begin(), fresh.grads[i].end());
+      for (size_t k = 0; k < want.size(); ++k) want[k] += double{problem.priors[i][k]};
+      ExpectClose(added.grads[i], want, 1e-6, "added to, input " + std::to_string(i));
+    }
   }
 }
 
 TEST_P(OpCaseTest, GradientsPassThroughNodesAndAddUp) {
   const Problem problem = MakeProblem(GetParam());
-  const RunResult fresh = RunCase(problem, {});
-  ExpectSameBits(RunCase(problem, {.through_nodes = true}).grads, fresh.grads, "through nodes");
-  if (!GetParam().adds_to_gradients) return;
-  for (const bool through_nodes : {false, true}) {
-    const RunResult twice = RunCase(problem, {.through_nodes = through_nodes, .twice = true});
-    for (size_t i = 0; i < fresh.grads.size(); ++i) {
-      std::vector<double> want(fresh.grads[i].begin(), fresh.grads[i].end());
-      for (double& value : want) value *= 2;
-      ExpectClose(twice.grads[i], want, 1e-6, "used twice, input " + std::to_string(i));
+  for (const int only : SeedChoices(problem)) {
+    const RunResult fresh = RunCase(problem, {.only_output = only});
+    const RunResult through = RunCase(problem, {.through_nodes = true, .only_output = only});
+    ExpectSameBits(through.grads, fresh.grads, "through nodes");
+    if (!GetParam().adds_to_gradients) continue;
+    for (const bool through_nodes : {false, true}) {
+      const RunResult twice = RunCase(problem, {.through_nodes = through_nodes, .twice = true, .only_output = only});
+      for (size_t i = 0; i < fresh.grads.size(); ++i) {
+        std::vector<double> want(fresh.grads[i].begin(), fresh.grads[i].end());
+        for (double& value : want) value *= 2;
+        ExpectClose(twice.grads[i], want, 1e-6, "used twice, input " + std::to_string(i));
+      }
     }
   }
 }
