@@ -6,7 +6,7 @@
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "model/diffusion_loss.cc"
-#include "core/ops/simd_targets.h"
+#include "core/base/simd_targets.h"
 #include "hwy/foreach_target.h"
 // foreach_target.h comes before every other header of Highway.
 #include "hwy/contrib/math/math-inl.h"

@@ -4,7 +4,7 @@
 #include <limits>
 #include <vector>
 
-#include "core/ops/simd_targets.h"
+#include "core/base/simd_targets.h"
 #include "core/tensor/rng.h"
 #include "gtest/gtest.h"
 #include "hwy/highway.h"

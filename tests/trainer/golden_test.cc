@@ -12,6 +12,7 @@
 #include "data/formats/safetensors.h"
 #include "gtest/gtest.h"
 #include "model/diffusion_loss.h"
+#include "model/sampler.h"
 #include "trainer/parity.h"
 #include "trainer/run_config/run_config.h"
 #include "trainer/train/optimizer.h"
@@ -210,6 +211,69 @@ TEST_P(TrainingCase, TwentySteps) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Golden, TrainingCase, ::testing::ValuesIn(CaseNames("train_")),
+                         [](const auto& info) { return info.param; });
+
+class SamplingCase : public ::testing::TestWithParam<std::string> {};
+
+// One variant of a case: the latent after every step, from the given start and noise.
+void CompareSteps(const std::string& variant, const RunOptions& options, const Dit& model, RankContext& context,
+                  const SafetensorsReader& inputs, const SafetensorsReader& expected) {
+  const DitConfig& config = options.model;
+  const int64_t cfg_channels = ReadIntegers(inputs, variant + ".cfg_channels")[0];
+  std::vector<float> x = ReadTensor(inputs, "latent");
+  const std::vector<float> noise = ReadTensor(inputs, "noise");
+  const std::vector<float> steps = ReadTensor(expected, variant);
+  const std::vector<int64_t> labels = ReadIntegers(inputs, "y");
+  const int64_t images = static_cast<int64_t>(labels.size()), elements = config.latent_elements();
+  const int64_t kept = static_cast<int64_t>(steps.size()) / (images * elements);
+  SamplerOptions sampling;
+  sampling.kind = ReadIntegers(inputs, variant + ".ddim")[0] == 1 ? SamplerKind::kDdim : SamplerKind::kDdpm;
+  sampling.steps = kept;
+  sampling.eta = ReadTensor(inputs, variant + ".eta")[0];
+  sampling.cfg_scale = ReadTensor(inputs, variant + ".cfg_scale")[0];
+  sampling.guide_all_channels = cfg_channels == config.channels;
+  const auto sampler = Sampler::Create(Diffusion(options.diffusion), config, sampling);
+  ASSERT_TRUE(sampler.ok()) << sampler.status().message();
+
+  const int64_t halves = sampler->guided() ? 2 : 1, out_elements = config.patch_out() * config.tokens();
+  for (int64_t taken = 0; taken < kept; ++taken) {
+    const int64_t k = kept - 1 - taken;
+    std::vector<float> both;
+    std::vector<int64_t> t(static_cast<size_t>(halves * images), sampler->process().at(k).timestep);
+    std::vector<int32_t> y(labels.begin(), labels.end());
+    for (int64_t half = 0; half < halves; ++half) both.insert(both.end(), x.begin(), x.end());
+    y.resize(t.size(), static_cast<int32_t>(config.null_class()));
+    Tape tape(context, Tape::Mode::kInference);
+    const int64_t rows = halves * images;
+    const Var output = model.Forward(
+        tape, {Tensor::Borrow(both.data(), {rows, config.channels, config.side, config.side}),
+               Tensor::Borrow(t.data(), {rows}, DType::kI64), Tensor::Borrow(y.data(), {rows}, DType::kI32)});
+    for (int64_t n = 0; n < images; ++n) {
+      float* conditional = output.value().data() + n * out_elements;
+      if (halves == 2) sampler->Guide(conditional, output.value().data() + (images + n) * out_elements);
+      sampler->Step(k, x.data() + n * elements, conditional, noise.data() + (taken * images + n) * elements,
+                    x.data() + n * elements);
+    }
+    const std::vector<float> want(steps.begin() + taken * images * elements,
+                                  steps.begin() + (taken + 1) * images * elements);
+    EXPECT_LE(RelativeError(x.data(), want), kTrainingTolerance) << variant << " step " << taken;
+  }
+}
+
+TEST_P(SamplingCase, StepForStep) {
+  const RunOptions options = LoadOptions(GetParam());
+  RankContext context(1);
+  Dit model(options.model);
+  model.parameters().Allocate(context.allocator());
+  ASSERT_TRUE(LoadWeights(kCases + GetParam() + "/weights.safetensors", model).ok());
+  const SafetensorsReader inputs = OpenCase(GetParam(), "inputs"), expected = OpenCase(GetParam(), "outputs");
+  EXPECT_FALSE(expected.entries().empty());
+  for (const SafetensorsEntry& variant : expected.entries()) {
+    CompareSteps(variant.name, options, model, context, inputs, expected);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Golden, SamplingCase, ::testing::ValuesIn(CaseNames("sample_")),
                          [](const auto& info) { return info.param; });
 
 }  // namespace
