@@ -1,19 +1,23 @@
 #!/usr/bin/env bash
-# Installs the Debian 12 packages that build, run and test Shardit. Quick when all are present; takes no question.
-# usage: launch/install_deps.sh
+# Installs the Debian 12 packages that build and run Shardit (`run`) or that test it as well (`test`, the default). Quick
+# when all are present; takes no question.
+# usage: launch/install_deps.sh [run|test]
 set -euo pipefail
 
 packages=(
   # build
-  g++ cmake ninja-build ccache pkg-config git ca-certificates
+  g++ cmake make ninja-build ccache pkg-config
   # libraries
   libopenmpi-dev openmpi-bin libhdf5-dev libprotobuf-dev protobuf-compiler libabsl-dev libspdlog-dev libfmt-dev
-  libhwy-dev libhwloc-dev librandom123-dev nlohmann-json3-dev libcli11-dev libpng-dev zlib1g-dev
-  # tests
-  libgtest-dev libgmock-dev clang-format python3 python3-numpy python3-h5py
+  libhwy-dev libhwloc-dev nlohmann-json3-dev libcli11-dev libpng-dev zlib1g-dev
   # data of the quickstart
   dataset-fashion-mnist
 )
+case "${1:-test}" in
+  run) ;;
+  test) packages+=(libgtest-dev libgmock-dev librandom123-dev clang-format git python3 python3-numpy python3-h5py) ;;
+  *) echo "usage: launch/install_deps.sh [run|test]" >&2; exit 64 ;;
+esac
 
 missing=()
 for package in "${packages[@]}"; do

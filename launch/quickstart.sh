@@ -7,8 +7,10 @@ begin=$SECONDS
 source "$(dirname "$0")/setup.sh"
 say() { printf '\n[%3d s] %s\n' $((SECONDS - begin)) "$*"; }
 
+say "installing what is missing"
+./launch/install_deps.sh run
 say "building (log: build/release.log)"
-build_preset release shardit
+build_preset release OFF shardit
 
 images=/usr/share/datasets/fashion-mnist
 run=results/quickstart
@@ -43,13 +45,7 @@ say "sampling: 10 classes, 10 images each, EMA weights, guidance 2"
 mpirun "${mpirun_args[@]}" -n 2 "$shardit" sample --checkpoint "$run" --num 100 --sampler ddim --steps 50 \
   --cfg-scale 2 --cfg-channels 0 --out "$run/quickstart.png"
 
-held_out=$(python3 - "$run/metrics.jsonl" <<'PY'
-import json, sys
-rows = [json.loads(line) for line in open(sys.argv[1])]
-measured = [row for row in rows if "validation_loss" in row]
-print(f"{measured[-1]['validation_loss']:.4f} at step {measured[-1]['step']}")
-PY
-)
+held_out=$(sed -n 's/^{"step":\([0-9]*\),.*"validation_loss":\([^,}]*\).*/\2 at step \1/p' "$run/metrics.jsonl" | tail -n 1)
 checkpoint=$(ls -d "$run"/checkpoints/[0-9]*[0-9] | tail -n 1)
 say "done"
 cat <<END

@@ -10,18 +10,19 @@ case "${1:-}" in
   *) echo "usage: launch/test.sh [--long]" >&2; exit 64 ;;
 esac
 source "$(dirname "$0")/setup.sh"
+./launch/install_deps.sh test
 
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 if [[ $long -eq 1 ]]; then
   export SHARDIT_LONG_TESTS=1
   for preset in asan ubsan; do
-    build_preset "$preset"
+    build_preset "$preset" ON
     ctest --test-dir "build/$preset" --output-on-failure -L unit
   done
-  build_preset tsan
+  build_preset tsan ON
   # One process with ranks as threads: MPI itself is not built for the thread sanitizer.
   ctest --test-dir build/tsan --output-on-failure -L unit
 fi
-build_preset release
+build_preset release ON
 # Last, so that the closing lines are ctest's own.
 ctest --test-dir build/release --output-on-failure
