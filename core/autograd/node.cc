@@ -27,26 +27,37 @@ void Node::Deliver(RankContext& context, int input, Tensor grad) {
   const Edge& to = edge(input);
   CHECK(to.requires_grad()) << "[" << name() << "] input " << input << " wants no gradient";
   if (to.leaf == nullptr) {
-    Tensor& slot = to.producer->output_grads_[static_cast<size_t>(to.output)];
-    if (!slot.defined() && !to.producer->GradStorage(context, to.output).defined()) {
-      CHECK(grad.shape() == to.producer->output_shapes_[static_cast<size_t>(to.output)])
-          << "[" << name() << "] gradient " << grad.shape() << " for input " << input;
-      slot = std::move(grad);
-      return;
-    }
-  } else if (!to.leaf->grad.defined()) {
-    CHECK(grad.shape() == to.leaf->value.shape()) << "[" << name() << "] gradient " << grad.shape() << " for leaf "
-                                                  << to.leaf->name << " " << to.leaf->value.shape();
-    to.leaf->grad = std::move(grad);
-    to.leaf->grad_written = true;
+    to.producer->AddOutputGrad(context, to.output, std::move(grad));
+    return;
+  }
+  Leaf& leaf = *to.leaf;
+  CHECK(grad.shape() == leaf.value.shape())
+      << "[" << name() << "] gradient " << grad.shape() << " for leaf " << leaf.name << " " << leaf.value.shape();
+  if (!leaf.grad.defined()) {
+    leaf.grad = std::move(grad);
+    leaf.grad_written = true;
     return;
   }
   const GradDestination destination = Destination(context, input);
-  if (!destination.accumulate) {
-    // A view of shared gradient storage: zero plus the contribution, through the one strided routine.
-    for (int64_t row = 0; row < destination.tensor.dim(0); ++row) destination.tensor.Narrow(0, row, 1).Zero();
-  }
+  if (!destination.accumulate) destination.tensor.Zero();
   Accumulate(context.pool(), destination.tensor, grad);
+}
+
+void Node::AddOutputGrad(RankContext& context, int output, Tensor grad) {
+  const size_t index = static_cast<size_t>(output);
+  CHECK(grad.shape() == output_shapes_[index])
+      << "[" << name() << "] gradient " << grad.shape() << " for output " << output << " " << output_shapes_[index];
+  Tensor& slot = output_grads_[index];
+  if (!slot.defined()) {
+    slot = GradStorage(context, output);
+    if (!slot.defined()) {
+      slot = std::move(grad);
+      return;
+    }
+    // Storage shared by several outputs: rows of it are not contiguous as a whole.
+    for (int64_t row = 0; row < slot.dim(0); ++row) slot.Narrow(0, row, 1).Zero();
+  }
+  Accumulate(context.pool(), slot, grad);
 }
 
 }  // namespace shardit

@@ -71,6 +71,9 @@ class Node {
     Leaf* leaf = nullptr;
     bool requires_grad() const { return producer != nullptr || leaf != nullptr; }
   };
+  // Adds `grad` to the gradient of one of this node's outputs: moved in where it is the first contribution and the node
+  // has no storage of its own for it.
+  void AddOutputGrad(RankContext& context, int output, Tensor grad);
   const Edge& edge(int input) const { return edges_[static_cast<size_t>(input)]; }
 
   std::vector<Edge> edges_;

@@ -3,8 +3,6 @@
 #include <algorithm>
 #include <cmath>
 
-#include "core/tensor/accumulate.h"
-
 namespace shardit {
 
 bool Tape::Records(std::initializer_list<const Var*> inputs) const {
@@ -42,14 +40,7 @@ void Tape::Backward(std::vector<Seed> seeds, const BackwardOptions& options) {
   for (Seed& seed : seeds) {
     Node* producer = seed.output.producer();
     CHECK(producer != nullptr) << "[backward] the seed's output was not recorded on a tape";
-    CHECK(seed.grad.shape() == seed.output.shape())
-        << "[backward] seed " << seed.grad.shape() << " for " << seed.output.shape();
-    Tensor& slot = producer->output_grads_[static_cast<size_t>(seed.output.output())];
-    if (slot.defined()) {
-      Accumulate(context_.pool(), slot, seed.grad);
-    } else {
-      slot = std::move(seed.grad);
-    }
+    producer->AddOutputGrad(context_, seed.output.output(), std::move(seed.grad));
     const bool queued = std::find(ready_.begin(), ready_.end(), producer) != ready_.end();
     if (producer->pending_consumers_ == 0 && !queued) ready_.push_back(producer);
   }

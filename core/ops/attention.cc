@@ -48,8 +48,13 @@ class AttentionNode : public Node {
   void Backward(RankContext& context) override {
     const auto& [q, kv, first, width, heads] = operands_;
     const bool self = first == 1;
-    const GradDestination dq = Destination(context, 0);
-    const GradDestination dkv = self ? dq : Destination(context, 1);
+    // The kernel makes all three gradients; one that nobody wants goes to scratch.
+    const auto destination = [&](int input, const Tensor& value) {
+      return Needs(input) ? Destination(context, input)
+                          : GradDestination{Tensor::Empty(context.allocator(), value.shape())};
+    };
+    const GradDestination dq = destination(0, q);
+    const GradDestination dkv = self ? dq : destination(1, kv);
     CHECK(!dq.accumulate && !dkv.accumulate) << "[" << name() << "] its inputs have other consumers";
     AttentionBwdArgs args{.shape = operands_.shape()};
     args.q = ConstPart(q, 0, width, heads);

@@ -21,9 +21,9 @@ class LinearNode : public Node {
   }
 
   void BackwardWeights(RankContext& context) override {
-    if (!Needs(1)) return;
-    LinearWeightGrad(context, Grad(), x_, Destination(context, 1),
-                     Needs(2) ? Destination(context, 2) : GradDestination{});
+    if (!has_deferrable_weights()) return;
+    const auto destination = [&](int input) { return Needs(input) ? Destination(context, input) : GradDestination{}; };
+    LinearWeightGrad(context, Grad(), x_, destination(1), destination(2));
   }
 
  private:

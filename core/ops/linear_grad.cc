@@ -19,6 +19,7 @@ void LinearInputGrad(RankContext& context, const Tensor& dy, const Tensor& w, co
 
 void LinearWeightGrad(RankContext& context, const Tensor& dy, const Tensor& x, const GradDestination& dw,
                       const GradDestination& db) {
+  CHECK(dw.tensor.defined()) << "a bias is trained with its weight: its gradient is taken in the weight's pass";
   const int64_t out = dy.dim(-1), in = x.dim(-1);
   GemmArgs gemm{.form = GemmForm::kTN, .m = out, .n = in, .k = dy.elements() / out};
   gemm.a = dy.data();

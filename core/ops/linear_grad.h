@@ -8,7 +8,8 @@ namespace shardit {
 // dx [..., in] (+)= dy [..., out] w [out, in].
 void LinearInputGrad(RankContext& context, const Tensor& dy, const Tensor& w, const GradDestination& dx);
 
-// dw [out, in] (+)= dy^T x and, where db.tensor is defined, db [out] (+)= column sums of dy, in one pass over dy.
+// dw [out, in] (+)= dy^T x and, where db.tensor is defined, db [out] (+)= column sums of dy, in one pass over dy. A
+// bias that wants a gradient while its weight does not is a CHECK.
 void LinearWeightGrad(RankContext& context, const Tensor& dy, const Tensor& x, const GradDestination& dw,
                       const GradDestination& db);
 

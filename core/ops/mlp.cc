@@ -17,7 +17,7 @@ class MlpNode : public Node {
       : Node(1), x_(std::move(x)), w1_(std::move(w1)), w2_(std::move(w2)), pre_(std::move(pre)), act_(std::move(act)) {}
 
   const char* name() const override { return "mlp"; }
-  bool has_deferrable_weights() const override { return Needs(kW1) || Needs(kW2); }
+  bool has_deferrable_weights() const override { return Needs(kW1) || Needs(kB1) || Needs(kW2) || Needs(kB2); }
 
   void Backward(RankContext& context) override {
     const int64_t hidden = w2_.dim(1), out = w2_.dim(0);
@@ -39,8 +39,8 @@ class MlpNode : public Node {
 
   void BackwardWeights(RankContext& context) override {
     const auto destination = [&](int input) { return Needs(input) ? Destination(context, input) : GradDestination{}; };
-    if (Needs(kW2)) LinearWeightGrad(context, Grad(), act_, destination(kW2), destination(kB2));
-    if (Needs(kW1)) LinearWeightGrad(context, d_pre_, x_, destination(kW1), destination(kB1));
+    if (Needs(kW2) || Needs(kB2)) LinearWeightGrad(context, Grad(), act_, destination(kW2), destination(kB2));
+    if (Needs(kW1) || Needs(kB1)) LinearWeightGrad(context, d_pre_, x_, destination(kW1), destination(kB1));
   }
 
  private:

@@ -447,7 +447,7 @@ TEST_F(AutogradDeathTest, SeedsMustFit) {
   Tape tape(context_);
   const Var y = Silu(tape, Var(x));
   EXPECT_DEATH(tape.Backward({{Var(x), Ones({4})}}), "not recorded");
-  EXPECT_DEATH(tape.Backward({{y, Ones({5})}}), "seed \\[5\\] for \\[4\\]");
+  EXPECT_DEATH(tape.Backward({{y, Ones({5})}}), "gradient \\[5\\] for output 0 \\[4\\]");
 }
 
 }  // namespace
