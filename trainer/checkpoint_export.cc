@@ -10,27 +10,10 @@
 #include "model/dit.h"
 #include "trainer/checkpoint/checkpoint_names.h"
 #include "trainer/run_config/run_config.h"
+#include "trainer/train/state_checkpoint.h"
 #include "trainer/weights/weights_file.h"
 
 namespace shardit {
-namespace {
-
-// Fills every parameter from the checkpoint, after checking that all are there.
-absl::Status ReadParameters(const CheckpointReader& reader, StateGroup group, Dit& model) {
-  std::vector<RequiredTensor> required;
-  for (const auto& parameter : model.parameters().all()) {
-    required.push_back({group, parameter->name, {parameter->shape.begin(), parameter->shape.end()}});
-  }
-  RETURN_IF_ERROR(reader.Require(required));
-  for (const auto& parameter : model.parameters().all()) {
-    const std::vector<int64_t> shape(parameter->shape.begin(), parameter->shape.end());
-    RETURN_IF_ERROR(reader.ReadBox(group, parameter->name, WholeBox(shape), parameter->value.data()));
-  }
-  return absl::OkStatus();
-}
-
-}  // namespace
-
 absl::StatusOr<std::string> CheckpointsFolder(const std::string& path) {
   const std::string inside = JoinPath(path, "checkpoints");
   if (KindOfPath(inside) == PathKind::kFolder) return inside;
@@ -61,7 +44,7 @@ absl::Status ExportWeights(FileSystem& fs, const CheckpointReader& reader, State
   Allocator allocator(Device::Cpu());
   Dit model(config.options.model);
   model.parameters().Allocate(allocator);
-  RETURN_IF_ERROR(ReadParameters(reader, group, model));
+  RETURN_IF_ERROR(LoadGroup(reader, group, model.parameters()));
   return SaveWeights(fs, out, model,
                      {{"format", "pt"},
                       {kConfigMetadataKey, model_text},

@@ -8,18 +8,11 @@
 #include "core/base/file.h"
 #include "core/base/status_macros.h"
 #include "data/formats/safetensors.h"
-#include "model/diffusion_loss.h"
+#include "model/diffusion_batch.h"
 #include "trainer/weights/weights_file.h"
 
 namespace shardit {
 namespace {
-
-// What the inputs file holds, checked against the model.
-struct ParityInputs {
-  int64_t images = 0;
-  Tensor x_0, noise;  // [N, C, H, W]
-  Tensor t, y;        // i64, i32
-};
 
 absl::Status CheckShape(const SafetensorsReader& file, const SafetensorsEntry& entry,
                         const std::vector<int64_t>& expected) {
@@ -29,13 +22,10 @@ absl::Status CheckShape(const SafetensorsReader& file, const SafetensorsEntry& e
                                                  absl::StrJoin(expected, ", "), "]"));
 }
 
-absl::StatusOr<Tensor> ReadLatents(RankContext& context, const SafetensorsReader& file, const char* name,
-                                   const Shape& shape) {
+absl::Status ReadLatents(const SafetensorsReader& file, const char* name, const Tensor& out) {
   ASSIGN_OR_RETURN(const SafetensorsEntry* entry, file.Require(name));
-  RETURN_IF_ERROR(CheckShape(file, *entry, {shape.begin(), shape.end()}));
-  Tensor tensor = Tensor::Empty(context.allocator(), shape);
-  RETURN_IF_ERROR(file.ReadAsFloat(*entry, 0, entry->elements(), tensor.data()));
-  return tensor;
+  RETURN_IF_ERROR(CheckShape(file, *entry, {out.shape().begin(), out.shape().end()}));
+  return file.ReadAsFloat(*entry, 0, entry->elements(), out.data());
 }
 
 // An integer tensor [N] with every value in [0, limit).
@@ -53,27 +43,27 @@ absl::StatusOr<std::vector<int64_t>> ReadIndices(const SafetensorsReader& file, 
   return values;
 }
 
-absl::StatusOr<ParityInputs> ReadInputs(RankContext& context, const RunOptions& options, const std::string& path) {
+// The inputs file, checked against the model and noised.
+absl::StatusOr<DiffusionBatch> ReadInputs(RankContext& context, const RunOptions& options, const Diffusion& diffusion,
+                                          const std::string& path) {
   ASSIGN_OR_RETURN(const SafetensorsReader file, SafetensorsReader::Open(path));
   ASSIGN_OR_RETURN(const SafetensorsEntry* x, file.Require("x"));
-  ParityInputs inputs;
-  inputs.images = x->shape.empty() ? 0 : x->shape[0];
-  if (inputs.images == 0) {
-    return absl::InvalidArgumentError(absl::StrCat(Quoted(path), ": tensor x holds no image"));
-  }
+  const int64_t images = x->shape.empty() ? 0 : x->shape[0];
+  if (images == 0) return absl::InvalidArgumentError(absl::StrCat(Quoted(path), ": tensor x holds no image"));
+  // Checked before memory of that size is asked for: the file's own bytes bound it.
   const DitConfig& model = options.model;
-  const Shape latents{inputs.images, model.channels, model.side, model.side};
-  ASSIGN_OR_RETURN(inputs.x_0, ReadLatents(context, file, "x", latents));
-  ASSIGN_OR_RETURN(inputs.noise, ReadLatents(context, file, "noise", latents));
-  ASSIGN_OR_RETURN(const std::vector<int64_t> t, ReadIndices(file, "t", inputs.images, options.diffusion.steps));
-  ASSIGN_OR_RETURN(const std::vector<int64_t> y, ReadIndices(file, "y", inputs.images, model.label_rows()));
-  inputs.t = Tensor::Empty(context.allocator(), {inputs.images}, DType::kI64);
-  inputs.y = Tensor::Empty(context.allocator(), {inputs.images}, DType::kI32);
-  for (int64_t n = 0; n < inputs.images; ++n) {
-    inputs.t.data<int64_t>()[n] = t[static_cast<size_t>(n)];
-    inputs.y.data<int32_t>()[n] = static_cast<int32_t>(y[static_cast<size_t>(n)]);
+  RETURN_IF_ERROR(CheckShape(file, *x, {images, model.channels, model.side, model.side}));
+  const DiffusionBatch batch = DiffusionBatch::Allocate(context.allocator(), model, images);
+  RETURN_IF_ERROR(ReadLatents(file, "x", batch.x_0));
+  RETURN_IF_ERROR(ReadLatents(file, "noise", batch.noise));
+  ASSIGN_OR_RETURN(const std::vector<int64_t> t, ReadIndices(file, "t", images, options.diffusion.steps));
+  ASSIGN_OR_RETURN(const std::vector<int64_t> y, ReadIndices(file, "y", images, model.label_rows()));
+  for (int64_t n = 0; n < images; ++n) {
+    batch.input.t_N.data<int64_t>()[n] = t[static_cast<size_t>(n)];
+    batch.input.y_N.data<int32_t>()[n] = static_cast<int32_t>(y[static_cast<size_t>(n)]);
+    batch.NoiseImage(diffusion, n);
   }
-  return inputs;
+  return batch;
 }
 
 SafetensorsTensor Named(const std::string& name, const Tensor& tensor) {
@@ -83,35 +73,19 @@ SafetensorsTensor Named(const std::string& name, const Tensor& tensor) {
 }  // namespace
 
 absl::Status RunParity(RankContext& context, const RunOptions& options, const std::string& weights,
-                       const std::string& inputs_path, const std::string& outputs) {
+                       const std::string& inputs, const std::string& outputs) {
   Dit model(options.model);
   model.parameters().Allocate(context.allocator());
   RETURN_IF_ERROR(LoadWeights(weights, model));
-  ASSIGN_OR_RETURN(const ParityInputs inputs, ReadInputs(context, options, inputs_path));
   const Diffusion diffusion(options.diffusion);
-
-  const int64_t elements = options.model.latent_elements();
-  const Tensor x_t = Tensor::Empty(context.allocator(), inputs.x_0.shape());
-  for (int64_t n = 0; n < inputs.images; ++n) {
-    diffusion.AddNoise(inputs.t.data<int64_t>()[n], inputs.x_0.data() + n * elements,
-                       inputs.noise.data() + n * elements, elements, x_t.data() + n * elements);
-  }
+  ASSIGN_OR_RETURN(const DiffusionBatch batch, ReadInputs(context, options, diffusion, inputs));
   Tape tape(context);
-  const Var output = model.Forward(tape, {x_t, inputs.t, inputs.y});
-  Tensor d_output = Tensor::Empty(context.allocator(), output.shape());
-  std::vector<ImageLoss> per_image(static_cast<size_t>(inputs.images));
-  DiffusionLossArgs args{.images = inputs.images, .elements = elements, .t = inputs.t.data<int64_t>()};
-  args.x_0 = inputs.x_0.data();
-  args.noise = inputs.noise.data();
-  args.output = output.value().data();
-  args.denominator = static_cast<double>(inputs.images);
-  args.d_output = d_output.data();
-  args.per_image = per_image;
-  const LossResult loss = DiffusionLoss(diffusion, args, context.pool());
-  tape.Backward({{output, std::move(d_output)}});
+  ForwardLossResult result = ForwardLoss(tape, model, diffusion, batch, static_cast<double>(batch.images()));
+  tape.Backward({{result.output, std::move(result.d_output)}});
 
+  const LossResult& loss = result.loss;
   const float scalars[] = {static_cast<float>(loss.loss), static_cast<float>(loss.mse), static_cast<float>(loss.vb)};
-  std::vector<SafetensorsTensor> tensors{Named("output", output.value()),
+  std::vector<SafetensorsTensor> tensors{Named("output", result.output.value()),
                                          {{"loss", SafetensorsType::kF32, {1}}, &scalars[0]},
                                          {{"mse", SafetensorsType::kF32, {1}}, &scalars[1]},
                                          {{"vb", SafetensorsType::kF32, {1}}, &scalars[2]}};

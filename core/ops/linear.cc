@@ -3,8 +3,7 @@
 #include <memory>
 #include <utility>
 
-#include "core/ops/gemm.h"
-#include "core/ops/linear_grad.h"
+#include "core/ops/linear_product.h"
 
 namespace shardit {
 namespace {
@@ -17,7 +16,11 @@ class LinearNode : public Node {
   bool has_deferrable_weights() const override { return Needs(1) || Needs(2); }
 
   void Backward(RankContext& context) override {
-    if (Needs(0)) LinearInputGrad(context, Grad(), w_, Destination(context, 0));
+    if (!Needs(0)) return;
+    const GradDestination dx = Destination(context, 0);
+    GemmArgs gemm = LinearInputGrad(Grad(), w_, dx.tensor);
+    gemm.accumulate = dx.accumulate;
+    cpu::Gemm(gemm, context.cpu());
   }
 
   void BackwardWeights(RankContext& context) override {
@@ -42,19 +45,7 @@ Var Linear(Tape& tape, const Var& x, const Var& w, const Var& b) {
   Shape shape = xv.shape();
   shape[-1] = wv.dim(0);
   Tensor y = Tensor::Empty(tape.allocator(), shape);
-  const int64_t in = wv.dim(1), out = wv.dim(0);
-  GemmArgs gemm{.form = GemmForm::kNT, .m = xv.elements() / in, .n = out, .k = in};
-  gemm.a = xv.data();
-  gemm.lda = in;
-  gemm.b = wv.data();
-  gemm.ldb = in;
-  gemm.c = y.data();
-  gemm.ldc = out;
-  if (b.defined()) {
-    gemm.epilogue = GemmEpilogue::kBias;
-    gemm.bias = b.value().data();
-  }
-  cpu::Gemm(gemm, tape.context().cpu());
+  cpu::Gemm(LinearForward(xv, wv, b.value(), y), tape.context().cpu());
   if (!tape.Records({&x, &w, &b})) return Var(std::move(y));
   return tape.Record(std::make_unique<LinearNode>(xv, wv), {x, w, b}, {y}, {w.requires_grad() ? xv : Tensor()})[0];
 }

@@ -3,8 +3,7 @@
 #include <memory>
 #include <utility>
 
-#include "core/ops/gemm.h"
-#include "core/ops/linear_grad.h"
+#include "core/ops/linear_product.h"
 
 namespace shardit {
 namespace {
@@ -20,21 +19,18 @@ class MlpNode : public Node {
   bool has_deferrable_weights() const override { return Needs(kW1) || Needs(kB1) || Needs(kW2) || Needs(kB2); }
 
   void Backward(RankContext& context) override {
-    const int64_t hidden = w2_.dim(1), out = w2_.dim(0);
     d_pre_ = Tensor::Empty(context.allocator(), pre_.shape());
-    GemmArgs gemm{.form = GemmForm::kNN, .m = Grad().elements() / out, .n = hidden, .k = out};
-    gemm.a = Grad().data();
-    gemm.lda = out;
-    gemm.b = w2_.data();
-    gemm.ldb = hidden;
-    gemm.c = d_pre_.data();
-    gemm.ldc = hidden;
-    gemm.epilogue = GemmEpilogue::kGeluGrad;
-    gemm.aux = pre_.data();
-    gemm.ldaux = hidden;
-    cpu::Gemm(gemm, context.cpu());
+    GemmArgs hidden = LinearInputGrad(Grad(), w2_, d_pre_);
+    hidden.epilogue = GemmEpilogue::kGeluGrad;
+    hidden.aux = pre_.data();
+    hidden.ldaux = pre_.dim(-1);
+    cpu::Gemm(hidden, context.cpu());
     pre_ = Tensor();
-    if (Needs(kX)) LinearInputGrad(context, d_pre_, w1_, Destination(context, kX));
+    if (!Needs(kX)) return;
+    const GradDestination dx = Destination(context, kX);
+    GemmArgs input = LinearInputGrad(d_pre_, w1_, dx.tensor);
+    input.accumulate = dx.accumulate;
+    cpu::Gemm(input, context.cpu());
   }
 
   void BackwardWeights(RankContext& context) override {
@@ -56,36 +52,19 @@ Var Mlp(Tape& tape, const Var& x, const Var& w1, const Var& b1, const Var& w2, c
         b2.shape() == Shape({out}))
       << "[mlp] x " << xv.shape() << ", w1 " << w1.shape() << ", b1 " << b1.shape() << ", w2 " << w2.shape() << ", b2 "
       << b2.shape();
-  const int64_t rows = xv.elements() / in;
   Shape shape = xv.shape();
   shape[-1] = hidden;
   Tensor pre = Tensor::Empty(tape.allocator(), shape);
   Tensor act = Tensor::Empty(tape.allocator(), shape);
-  GemmArgs first{.form = GemmForm::kNT, .m = rows, .n = hidden, .k = in};
-  first.a = xv.data();
-  first.lda = in;
-  first.b = w1.value().data();
-  first.ldb = in;
-  first.c = act.data();
-  first.ldc = hidden;
+  GemmArgs first = LinearForward(xv, w1.value(), b1.value(), act);
   first.epilogue = GemmEpilogue::kBiasGelu;
-  first.bias = b1.value().data();
   first.aux = pre.data();
   first.ldaux = hidden;
   cpu::Gemm(first, tape.context().cpu());
 
   shape[-1] = out;
   Tensor y = Tensor::Empty(tape.allocator(), shape);
-  GemmArgs second{.form = GemmForm::kNT, .m = rows, .n = out, .k = hidden};
-  second.a = act.data();
-  second.lda = hidden;
-  second.b = w2.value().data();
-  second.ldb = hidden;
-  second.c = y.data();
-  second.ldc = out;
-  second.epilogue = GemmEpilogue::kBias;
-  second.bias = b2.value().data();
-  cpu::Gemm(second, tape.context().cpu());
+  cpu::Gemm(LinearForward(act, w2.value(), b2.value(), y), tape.context().cpu());
   if (!tape.Records({&x, &w1, &b1, &w2, &b2})) return Var(std::move(y));
   return tape.Record(std::make_unique<MlpNode>(xv, w1.value(), w2.value(), pre, act), {x, w1, b1, w2, b2}, {y},
                      {xv, pre, act})[0];

@@ -4,8 +4,7 @@
 #include <memory>
 #include <utility>
 
-#include "core/ops/gemm.h"
-#include "core/ops/linear_grad.h"
+#include "core/ops/linear_product.h"
 
 namespace shardit {
 namespace {
@@ -37,16 +36,8 @@ Var PatchProjection(Tape& tape, const Tensor& patches_NTE, const Var& w, const V
   for (int64_t n = 0; n < batch; ++n) {
     std::memcpy(y.data() + n * tokens * out, position_TD.data(), static_cast<size_t>(position_TD.bytes()));
   }
-  GemmArgs gemm{.form = GemmForm::kNT, .m = batch * tokens, .n = out, .k = in};
-  gemm.a = patches_NTE.data();
-  gemm.lda = in;
-  gemm.b = w.value().data();
-  gemm.ldb = in;
-  gemm.c = y.data();
-  gemm.ldc = out;
+  GemmArgs gemm = LinearForward(patches_NTE, w.value(), b.value(), y);
   gemm.accumulate = true;
-  gemm.epilogue = GemmEpilogue::kBias;
-  gemm.bias = b.value().data();
   cpu::Gemm(gemm, tape.context().cpu());
   if (!tape.Records({&w, &b})) return Var(std::move(y));
   return tape.Record(std::make_unique<PatchProjectionNode>(patches_NTE), {w, b}, {y}, {patches_NTE})[0];

@@ -11,7 +11,7 @@
 #include "core/base/file.h"
 #include "data/formats/safetensors.h"
 #include "gtest/gtest.h"
-#include "model/diffusion_loss.h"
+#include "model/diffusion_batch.h"
 #include "model/sampler.h"
 #include "trainer/parity.h"
 #include "trainer/run_config/run_config.h"
@@ -170,29 +170,18 @@ TEST_P(TrainingCase, TwentySteps) {
 
   for (int64_t step = 0; step < steps; ++step) {
     const int64_t first = step * images;
-    std::vector<float> x_t(static_cast<size_t>(images * elements));
-    for (int64_t n = 0; n < images; ++n) {
-      const int64_t offset = (first + n) * elements;
-      diffusion.AddNoise(t[static_cast<size_t>(first + n)], x.data() + offset, noise.data() + offset, elements,
-                         x_t.data() + n * elements);
-    }
+    const Shape latents{images, options.model.channels, options.model.side, options.model.side};
+    DiffusionBatch batch = DiffusionBatch::Allocate(context.allocator(), options.model, images);
+    batch.x_0 = Tensor::Borrow(x.data() + first * elements, latents);
+    batch.noise = Tensor::Borrow(noise.data() + first * elements, latents);
+    batch.input.t_N = Tensor::Borrow(t.data() + first, {images}, DType::kI64);
+    batch.input.y_N = Tensor::Borrow(y.data() + first, {images}, DType::kI32);
+    for (int64_t n = 0; n < images; ++n) batch.NoiseImage(diffusion, n);
     for (const auto& parameter : state.model().parameters().all()) parameter->grad_written = false;
     Tape tape(context);
-    const Shape latents{images, options.model.channels, options.model.side, options.model.side};
-    const Var output = state.model().Forward(
-        tape, {Tensor::Borrow(x_t.data(), latents), Tensor::Borrow(t.data() + first, {images}, DType::kI64),
-               Tensor::Borrow(y.data() + first, {images}, DType::kI32)});
-    Tensor d_output = Tensor::Empty(context.allocator(), output.shape());
-    std::vector<ImageLoss> per_image(static_cast<size_t>(images));
-    DiffusionLossArgs args{.images = images, .elements = elements, .t = t.data() + first};
-    args.x_0 = x.data() + first * elements;
-    args.noise = noise.data() + first * elements;
-    args.output = output.value().data();
-    args.denominator = static_cast<double>(images);
-    args.d_output = d_output.data();
-    args.per_image = per_image;
-    const double loss = DiffusionLoss(diffusion, args, context.pool()).loss;
-    tape.Backward({{output, std::move(d_output)}});
+    ForwardLossResult result = ForwardLoss(tape, state.model(), diffusion, batch, static_cast<double>(images));
+    const double loss = result.loss.loss;
+    tape.Backward({{result.output, std::move(result.d_output)}});
     const UpdateReport update = optimizer.Step(context, state, true);
     const size_t s = static_cast<size_t>(step);
     EXPECT_LE(std::abs(loss - losses[s]), kTrainingTolerance * std::abs(losses[s])) << "step " << step;

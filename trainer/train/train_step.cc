@@ -1,9 +1,9 @@
 #include "trainer/train/train_step.h"
 
 #include <cmath>
-#include <vector>
+#include <utility>
 
-#include "model/diffusion_loss.h"
+#include "model/diffusion_batch.h"
 
 namespace shardit {
 namespace {
@@ -51,44 +51,28 @@ StepReport TrainStep::Run(const Batch& batch) {
 
 void TrainStep::RunMicroBatch(const Batch& batch, int64_t first, int64_t count, LossSums& sums, StepReport& report) {
   const DitConfig& config = state_.model().config();
-  const int64_t elements = config.latent_elements();
-  const Shape latents{count, config.channels, config.side, config.side};
-  Allocator& allocator = context_.allocator();
-  DitInput input{Tensor::Empty(allocator, latents), Tensor::Empty(allocator, {count}, DType::kI64),
-                 Tensor::Empty(allocator, {count}, DType::kI32)};
-  const Tensor noise = Tensor::Empty(allocator, latents);
-  const Tensor x_0 = Rows(batch.x, elements, first, latents);
+  DiffusionBatch noised = DiffusionBatch::Allocate(context_.allocator(), config, count);
+  noised.x_0 = Rows(batch.x, config.latent_elements(), first, noised.noise.shape());
   context_.pool().ParallelFor(count, 1, [&](int64_t begin, int64_t end, int) {
     for (int64_t n = begin; n < end; ++n) {
       const int64_t position = batch.positions[static_cast<size_t>(first + n)];
-      const int64_t t = diffusion_.DrawTimestep(options_.seed, position);
       const bool drop = DrawLabelDrop(options_.seed, position, config.class_dropout);
-      input.t_N.data<int64_t>()[n] = t;
-      input.y_N.data<int32_t>()[n] =
+      noised.input.t_N.data<int64_t>()[n] = diffusion_.DrawTimestep(options_.seed, position);
+      noised.input.y_N.data<int32_t>()[n] =
           drop ? static_cast<int32_t>(config.null_class()) : batch.y[static_cast<size_t>(first + n)];
-      DrawNoise(options_.seed, position, elements, noise.data() + n * elements);
-      diffusion_.AddNoise(t, x_0.data() + n * elements, noise.data() + n * elements, elements,
-                          input.x_NCHW.data() + n * elements);
+      DrawNoise(options_.seed, position, noised.elements(), noised.Image(noised.noise, n));
+      noised.NoiseImage(diffusion_, n);
     }
   });
 
   Tape tape(context_);
-  const Var output = state_.model().Forward(tape, input, {.recompute = options_.recompute});
-  std::vector<ImageLoss> per_image(static_cast<size_t>(count));
-  Tensor d_output = Tensor::Empty(allocator, output.shape());
-  DiffusionLossArgs loss{.images = count, .elements = elements, .t = input.t_N.data<int64_t>()};
-  loss.x_0 = x_0.data();
-  loss.noise = noise.data();
-  loss.output = output.value().data();
-  loss.denominator = static_cast<double>(options_.global_batch);
-  loss.d_output = d_output.data();
-  loss.per_image = per_image;
-  const LossResult result = DiffusionLoss(diffusion_, loss, context_.pool());
-  sums.loss += result.loss;
-  sums.mse += result.mse;
-  sums.vb += result.vb;
+  ForwardLossResult result = ForwardLoss(tape, state_.model(), diffusion_, noised,
+                                         static_cast<double>(options_.global_batch), {.recompute = options_.recompute});
+  sums.loss += result.loss.loss;
+  sums.mse += result.loss.mse;
+  sums.vb += result.loss.vb;
   report.forward_end = StepReport::Time::clock::now();
-  tape.Backward({{output, std::move(d_output)}}, {.observer = &reducer_});
+  tape.Backward({{result.output, std::move(result.d_output)}}, {.observer = &reducer_});
 }
 
 }  // namespace shardit

@@ -1,11 +1,11 @@
 #include "trainer/train/validation.h"
 
 #include <algorithm>
-#include <vector>
 
 #include "core/base/math.h"
 #include "core/base/status_macros.h"
 #include "core/tensor/rng.h"
+#include "model/diffusion_batch.h"
 #include "parallel/comm/agree_status.h"
 
 namespace shardit {
@@ -15,34 +15,20 @@ namespace {
 absl::StatusOr<LossResult> BatchLoss(RankContext& context, const Dit& model, const Diffusion& diffusion,
                                      const Dataset& dataset, SampleReader& reader, uint64_t seed, int64_t first,
                                      int64_t count, int64_t total) {
-  const DitConfig& config = model.config();
-  const int64_t elements = config.latent_elements();
-  const Shape latents{count, config.channels, config.side, config.side};
-  Allocator& allocator = context.allocator();
-  const Tensor x_0 = Tensor::Empty(allocator, latents), noise = Tensor::Empty(allocator, latents);
-  const DitInput input{Tensor::Empty(allocator, latents), Tensor::Empty(allocator, {count}, DType::kI64),
-                       Tensor::Empty(allocator, {count}, DType::kI32)};
-  RETURN_IF_ERROR(ReadRange(dataset, reader, seed, first, count, {x_0.data(), static_cast<size_t>(x_0.elements())},
-                            {input.y_N.data<int32_t>(), static_cast<size_t>(count)}));
+  const DiffusionBatch batch = DiffusionBatch::Allocate(context.allocator(), model.config(), count);
+  int32_t* labels = batch.input.y_N.data<int32_t>();
+  RETURN_IF_ERROR(ReadRange(dataset, reader, seed, first, count,
+                            {batch.x_0.data(), static_cast<size_t>(batch.x_0.elements())},
+                            {labels, static_cast<size_t>(count)}));
   for (int64_t n = 0; n < count; ++n) {
     // Element 0 of the sample's sequence gives t; the noise begins at the next block of four.
     const RngKey key{.seed = seed, .purpose = RngPurpose::kValidation, .stream = static_cast<uint64_t>(first + n)};
-    const int64_t t = BoundedFromWord(key.Word(0), static_cast<uint32_t>(diffusion.steps()));
-    input.t_N.data<int64_t>()[n] = t;
-    const int64_t offset = n * elements;
-    FillNormal(key, 4, elements, noise.data() + offset);
-    diffusion.AddNoise(t, x_0.data() + offset, noise.data() + offset, elements, input.x_NCHW.data() + offset);
+    batch.input.t_N.data<int64_t>()[n] = BoundedFromWord(key.Word(0), static_cast<uint32_t>(diffusion.steps()));
+    FillNormal(key, 4, batch.elements(), batch.Image(batch.noise, n));
+    batch.NoiseImage(diffusion, n);
   }
   Tape tape(context, Tape::Mode::kInference);
-  const Var output = model.Forward(tape, input);
-  std::vector<ImageLoss> per_image(static_cast<size_t>(count));
-  DiffusionLossArgs args{.images = count, .elements = elements, .t = input.t_N.data<int64_t>()};
-  args.x_0 = x_0.data();
-  args.noise = noise.data();
-  args.output = output.value().data();
-  args.denominator = static_cast<double>(total);
-  args.per_image = per_image;
-  return DiffusionLoss(diffusion, args, context.pool());
+  return ForwardLoss(tape, model, diffusion, batch, static_cast<double>(total)).loss;
 }
 
 }  // namespace
