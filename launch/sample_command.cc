@@ -71,9 +71,9 @@ void AddSampleCommand(CommandLine& line) {
   command->add_option("--cfg-scale", request.cfg_scale, "Classifier-free guidance (default 1: none)")
       ->type_name("X")
       ->check(CLI::Range(0.0, 1000.0, ""));
-  command->add_option("--cfg-channels", request.cfg_channels, "Leading channels guided; 0: all (default 3)")
+  command->add_option("--cfg-channels", request.cfg_channels, "Guided channels: 3, or 0 for all")
       ->type_name("N")
-      ->check(CLI::Range(0, 4096, ""));
+      ->check(CLI::IsMember({0, 3}));
   command->add_option("--seed,--global-seed", request.seed, "Sample i depends on (seed, i)")->type_name("N");
   command->add_option("--classes", flags->classes, "all, or labels to repeat")->type_name("3,5");
   command->add_option("--weights", flags->weights, "ema or model (default ema)")

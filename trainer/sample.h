@@ -23,7 +23,7 @@ struct SampleRequest {
   bool ddim = false;
   double eta = 0.0;  // DDIM only
   double cfg_scale = 1.0;
-  int cfg_channels = 3;  // leading channels that guidance acts on; 0: all
+  int cfg_channels = 3;  // 3: guidance acts on the first three channels; 0: on all
   uint64_t seed = 0;
   std::vector<int64_t> classes;  // sample i is of class classes[i % size]; empty: all of the model's classes
   int64_t batch = 0;             // samples a forward pass; 0: chosen

@@ -1,6 +1,6 @@
 // CHECK: for conditions that only a mistake of ours can break (shapes, dtypes, schedules, ownership). A failed check
-// prints one line, prefixed with the identity of the calling thread (rank and mesh coordinates), and aborts the process.
-// The world being wrong (files, configuration, peers) is never a CHECK: return absl::Status.
+// prints one line, prefixed with the identity of the calling thread (rank and mesh coordinates), and aborts the
+// process. The world being wrong (files, configuration, peers) is never a CHECK: return absl::Status.
 #pragma once
 
 #include <sstream>
@@ -35,10 +35,10 @@ struct Voidify {
 }  // namespace internal
 }  // namespace shardit
 
-#define CHECK(condition)                       \
-  (condition) ? static_cast<void>(0)           \
-              : ::shardit::internal::Voidify() \
-                    & ::shardit::internal::CheckFailure(__FILE__, __LINE__, #condition).stream()
+#define CHECK(condition)     \
+  (condition)                \
+      ? static_cast<void>(0) \
+      : ::shardit::internal::Voidify() & ::shardit::internal::CheckFailure(__FILE__, __LINE__, #condition).stream()
 
 #define SHARDIT_CHECK_OP(a, op, b) CHECK((a)op(b)) << "(" << (a) << " vs " << (b) << ") "
 #define CHECK_EQ(a, b) SHARDIT_CHECK_OP(a, ==, b)

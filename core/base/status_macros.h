@@ -10,10 +10,10 @@
 #define SHARDIT_CONCAT(a, b) SHARDIT_CONCAT_INNER(a, b)
 
 // RETURN_IF_ERROR(expression of type absl::Status)
-#define RETURN_IF_ERROR(expression)                      \
-  do {                                                   \
-    absl::Status shardit_status = (expression);          \
-    if (!shardit_status.ok()) return shardit_status;     \
+#define RETURN_IF_ERROR(expression)                  \
+  do {                                               \
+    absl::Status shardit_status = (expression);      \
+    if (!shardit_status.ok()) return shardit_status; \
   } while (false)
 
 // ASSIGN_OR_RETURN(declaration or lvalue, expression of type absl::StatusOr<T>)

@@ -117,10 +117,13 @@ absl::StatusOr<Candidate> Choose(const std::string& checkpoints, const std::stri
   return candidate;
 }
 
-absl::Status LoadChecked(const CheckpointReader& reader, const ResolvedConfig& config, TrainState& state) {
-  ASSIGN_OR_RETURN(const ConfigDiff diff, DiffRunConfigs(reader.state().config_text, config.text));
+// Fills the state; returns the settings that may change and did.
+absl::StatusOr<std::vector<std::string>> LoadChecked(const CheckpointReader& reader, const ResolvedConfig& config,
+                                                     TrainState& state) {
+  ASSIGN_OR_RETURN(ConfigDiff diff, DiffRunConfigs(reader.state().config_text, config.text));
   RETURN_IF_ERROR(CheckResumable(diff));
-  return LoadState(reader, state);
+  RETURN_IF_ERROR(LoadState(reader, state));
+  return std::move(diff.reported);
 }
 
 }  // namespace
@@ -140,9 +143,11 @@ absl::StatusOr<std::optional<Resumed>> ResumeState(Communicator& world, const st
     if (folder.empty()) return std::optional<Resumed>();
 
     const absl::StatusOr<CheckpointReader> reader = CheckpointReader::Open(folder);
-    const absl::Status loaded = reader.ok() ? LoadChecked(*reader, config, state) : reader.status();
+    const absl::StatusOr<std::vector<std::string>> changed =
+        reader.ok() ? LoadChecked(*reader, config, state) : absl::StatusOr<std::vector<std::string>>(reader.status());
+    const absl::Status loaded = changed.status();
     const absl::Status agreed = AgreeStatus(world, loaded);
-    if (agreed.ok()) return std::optional<Resumed>({folder, reader->state().run_id, skipped});
+    if (agreed.ok()) return std::optional<Resumed>({folder, reader->state().run_id, skipped, *changed});
     if (resume != "auto" || !absl::IsDataLoss(agreed)) {
       return loaded.ok() ? agreed : WithExitCode(agreed, ExitCodeOf(loaded));
     }

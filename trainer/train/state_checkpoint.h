@@ -31,6 +31,7 @@ struct Resumed {
   std::string folder;                // of the checkpoint
   std::string run_id;                // of the run that wrote it
   std::vector<std::string> skipped;  // newer checkpoints that were bad, and why
+  std::vector<std::string> changed;  // settings that differ from the saved ones and move the numbers
 };
 // `resume` is auto, never, a step or a folder, as on the command line; nullopt means a fresh start. A configuration
 // that may not change between save and resume is refused with the difference.

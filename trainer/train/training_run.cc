@@ -165,6 +165,7 @@ absl::Status TrainingRun::OpenReporter(const std::optional<Resumed>& resumed) {
       options_.train.global_batch / (mesh_.shape().dp * options_.train.micro_batch), options_.train.micro_batch);
   if (!resumed.has_value()) return absl::OkStatus();
   for (const std::string& line : resumed->skipped) LOG_WARN("passed over a checkpoint: {}", line);
+  for (const std::string& line : resumed->changed) LOG_WARN("changed since the checkpoint: {}", line);
   LOG_INFO("resumed from {} at step {}", resumed->folder, state_.step);
   return absl::OkStatus();
 }
