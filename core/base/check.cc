@@ -13,7 +13,14 @@ std::string& MutableThreadIdentity() {
   return identity;
 }
 
+std::function<std::string()>& MutableFailureReport() {
+  thread_local std::function<std::string()> report;
+  return report;
+}
+
 }  // namespace
+
+void SetFailureReport(std::function<std::string()> report) { MutableFailureReport() = std::move(report); }
 
 void SetThreadIdentity(std::string identity) { MutableThreadIdentity() = std::move(identity); }
 
@@ -29,6 +36,7 @@ CheckFailure::CheckFailure(const char* file, int line, const char* condition) {
 CheckFailure::~CheckFailure() {
   const std::string message = stream_.str();
   std::fprintf(stderr, "%s\n", message.c_str());
+  if (MutableFailureReport()) std::fprintf(stderr, "%s", MutableFailureReport()().c_str());
   std::fflush(stderr);
   std::abort();
 }

@@ -3,6 +3,7 @@
 // process. The world being wrong (files, configuration, peers) is never a CHECK: return absl::Status.
 #pragma once
 
+#include <functional>
 #include <sstream>
 #include <string>
 
@@ -11,6 +12,10 @@ namespace shardit {
 // Names the calling thread in check failures and reports, for example "rank 3 (pp=0 dp=1 tp=1)".
 void SetThreadIdentity(std::string identity);
 const std::string& ThreadIdentity();
+
+// What a failed CHECK on this thread prints after its line, such as the last operations and collectives of the rank.
+// The report must not CHECK. Null: nothing. Whoever sets it keeps what it refers to alive, or sets null first.
+void SetFailureReport(std::function<std::string()> report);
 
 namespace internal {
 

@@ -125,13 +125,15 @@ TEST(LayoutTest, NonFiniteStepsAreSkippedOnEveryRank) {
     const Optimizer optimizer({}, {}, 4);
     const std::unique_ptr<Communicator> control = world.comm().Split(0, world.rank(), "control");
     TrainStep step(context, state, diffusion, optimizer, world.comm(), *control,
-                   {.global_batch = 2, .micro_batch = 1, .bucket_bytes = 1 << 20});
+                   {.global_batch = 2, .micro_batch = 1, .bucket_bytes = 1 << 20, .check_finite = true});
     std::vector<float> x(static_cast<size_t>(config.latent_elements()), 0.5f);
     const std::vector<int32_t> y{0};
     const std::vector<int64_t> positions{world.rank()};
     if (world.rank() == 1) x[7] = NAN;
     const StepReport report = step.Run({.x = x, .y = y, .positions = positions});
     EXPECT_TRUE(report.update.skipped);
+    // The walk begins at the output: its first node is the first to see the bad gradient, on the rank that made it.
+    EXPECT_EQ(report.non_finite_node, world.rank() == 1 ? "unpatchify" : "");
     EXPECT_EQ(state.step, 1);
     EXPECT_EQ(state.skipped, 1);
     EXPECT_EQ(state.updates, 0);

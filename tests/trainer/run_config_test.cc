@@ -72,6 +72,7 @@ TEST(RunConfig, DefaultsOfTheSchemaAreDefaultsOfTheStructs) {
   EXPECT_EQ(o.train.global_batch, defaults.train.global_batch);
   EXPECT_EQ(o.train.seed, defaults.train.seed);
   EXPECT_EQ(o.train.virtual_shards, defaults.train.virtual_shards);
+  EXPECT_EQ(o.train.check_finite, defaults.train.check_finite);
   EXPECT_EQ(o.checkpoint.every_steps, defaults.checkpoint.every_steps);
   EXPECT_EQ(o.checkpoint.keep_last, defaults.checkpoint.keep_last);
   EXPECT_EQ(o.checkpoint.keep_every, defaults.checkpoint.keep_every);

@@ -66,6 +66,7 @@ struct TrainOptions {
   int64_t threads = 0;  // >= 0; CPU threads a rank; 0 = cores / local ranks
   bool deterministic = false;
   int64_t virtual_shards = 8;  // >= 1, a power of two; parts of the global batch in deterministic mode
+  bool check_finite = false;   // name the first operation whose gradient is not finite; slow
 };
 
 struct CheckpointOptions {

@@ -130,7 +130,8 @@ TrainOptions ToTrain(const config::Train& train) {
                       .seed = static_cast<uint64_t>(train.seed()),
                       .threads = train.threads(),
                       .deterministic = train.deterministic(),
-                      .virtual_shards = train.virtual_shards()};
+                      .virtual_shards = train.virtual_shards(),
+                      .check_finite = train.check_finite()};
   switch (train.precision()) {
     case config::Train::FP32:
       out.precision = Precision::kFp32;

@@ -66,6 +66,7 @@ void TrainStep::RunMicroBatch(const Batch& batch, int64_t first, int64_t count, 
   });
 
   Tape tape(context_);
+  tape.set_check_finite(options_.check_finite);
   ForwardLossResult result = ForwardLoss(tape, state_.model(), diffusion_, noised,
                                          static_cast<double>(options_.global_batch), {.recompute = options_.recompute});
   sums.loss += result.loss.loss;
@@ -73,6 +74,7 @@ void TrainStep::RunMicroBatch(const Batch& batch, int64_t first, int64_t count, 
   sums.vb += result.loss.vb;
   report.forward_end = StepReport::Time::clock::now();
   tape.Backward({{result.output, std::move(result.d_output)}}, {.observer = &reducer_});
+  if (report.non_finite_node.empty()) report.non_finite_node = tape.NonFiniteNode();
 }
 
 }  // namespace shardit

@@ -8,6 +8,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <string>
 
 #include "core/tensor/rank_context.h"
 #include "data/loader.h"
@@ -26,11 +27,13 @@ struct StepOptions {
   int64_t micro_batch = 0;
   RecomputeMode recompute = RecomputeMode::kNone;
   int64_t bucket_bytes = 0;
+  bool check_finite = false;
 };
 
 struct StepReport {
   using Time = std::chrono::steady_clock::time_point;
   double loss = 0.0, mse = 0.0, vb = 0.0;  // means over the global batch; equal on all ranks
+  std::string non_finite_node;  // with check_finite: the first operation of this rank whose gradient is not finite
   UpdateReport update;
   ReduceReport reduce;
   Time begin, forward_end, backward_end, end;  // forward_end: of the last micro-batch

@@ -1,5 +1,6 @@
 #include "trainer/train/training_run.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <numeric>
@@ -70,8 +71,26 @@ TrainingRun::TrainingRun(World& world, const TrainRequest& request, Mesh mesh, D
                          .global_batch = options_.train.global_batch,
                          .micro_batch = options_.train.micro_batch,
                          .recompute = options_.parallel.recompute,
-                         .bucket_bytes = options_.parallel.bucket_mib << 20};
+                         .bucket_bytes = options_.parallel.bucket_mib << 20,
+                         .check_finite = options_.train.check_finite};
   step_.emplace(context_, state_, diffusion_, optimizer_, mesh_.dp(), *control_, step);
+  SetFailureReport([this] { return LastOperations(); });
+}
+
+TrainingRun::~TrainingRun() { SetFailureReport(nullptr); }
+
+std::string TrainingRun::LastOperations() {
+  constexpr size_t kOperations = 24;
+  constexpr int64_t kCollectives = 16;
+  const std::vector<const char*> operations = context_.ops().Last();
+  std::string report = absl::StrCat("last operations of step ", state_.step + 1, ":");
+  for (size_t i = operations.size() - std::min(operations.size(), kOperations); i < operations.size(); ++i) {
+    absl::StrAppend(&report, " ", operations[i]);
+  }
+  report += "\nlast collectives:\n";
+  const Clock::time_point now = Clock::now();
+  for (const CollectiveRecord& record : world_.log().Last(kCollectives)) report += Format(record, now) + "\n";
+  return report;
 }
 
 absl::StatusOr<TrainingRun::Data> TrainingRun::OpenData(const RunOptions& options) {
@@ -218,6 +237,10 @@ absl::Status TrainingRun::AfterStep(const StepReport& report, double wait_ms, St
   absl::Status reported;
   const bool log = step == 1 || step % options_.log.every_steps == 0 || step == options_.train.steps ||
                    row.validation_loss.has_value();
+  if (!report.non_finite_node.empty()) {
+    LOG_WARN("{}: step {}: the first gradient that is not finite comes from {}", ThreadIdentity(), step,
+             report.non_finite_node);
+  }
   if (reporter_ != nullptr) {
     reporter_->StepDone(step, report.loss);
     if (report.update.skipped) {

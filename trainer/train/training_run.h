@@ -25,6 +25,8 @@ class TrainingRun {
   // Collective. Checks everything that can be wrong about data, folder and checkpoint before the first step.
   static absl::StatusOr<std::unique_ptr<TrainingRun>> Create(World& world, const TrainRequest& request);
 
+  ~TrainingRun();
+
   // Collective: steps until the end of the run, or until a stop is asked for.
   absl::Status Loop();
 
@@ -35,6 +37,8 @@ class TrainingRun {
   };
   TrainingRun(World& world, const TrainRequest& request, Mesh mesh, Data data);
 
+  // For the report of a failed CHECK.
+  std::string LastOperations();
   static absl::StatusOr<Data> OpenData(const RunOptions& options);
   static absl::Status CheckAgreement(World& world, const ResolvedConfig& config, const Dataset& dataset);
   absl::Status LoadOrInitialize();
