@@ -31,7 +31,7 @@ DitConfig SmallConfig(Conditioning conditioning) {
 struct Outcome {
   std::vector<double> losses;
   std::vector<float> weights;
-  std::vector<ReduceReport> reductions;
+  std::vector<StepReport> reports;
 };
 
 // kSteps steps of rank `world.rank()`; bucket_bytes small enough for several buckets.
@@ -62,7 +62,7 @@ Outcome TrainRank(World& world, const DitConfig& config, int64_t micro_batch, Re
     }
     const StepReport report = step.Run({.x = x, .y = y, .positions = positions});
     outcome.losses.push_back(report.loss);
-    outcome.reductions.push_back(report.reduce);
+    outcome.reports.push_back(report);
   }
   outcome.weights.assign(state.weights().data(), state.weights().data() + state.layout().size());
   return outcome;
@@ -102,12 +102,14 @@ TEST(LayoutTest, RanksMicroBatchesAndRecomputeLeaveTheLossesAlone) {
 
 TEST(LayoutTest, BucketsLeaveInOneOrderBeforeBackwardEnds) {
   for (const Outcome& outcome : TrainOn(2, SmallConfig(Conditioning::kAdaLnZero), kGlobalBatch / 2)) {
-    for (const ReduceReport& report : outcome.reductions) {
-      ASSERT_GT(report.buckets.size(), 3u);
-      EXPECT_GT(report.overlapped_bytes, 0);
-      EXPECT_LE(report.overlapped_bytes, report.bytes);
-      for (size_t i = 1; i < report.buckets.size(); ++i) {
-        EXPECT_LE(report.buckets[i - 1].issued, report.buckets[i].issued);
+    for (const StepReport& report : outcome.reports) {
+      const std::vector<BucketTrace>& buckets = report.reduce.buckets;
+      ASSERT_GT(buckets.size(), 3u);
+      EXPECT_LE(report.reduce.overlapped_bytes, report.reduce.bytes);
+      // All but the last bucket, which ends with the embeddings, are full before the walk is over.
+      for (size_t i = 0; i + 1 < buckets.size(); ++i) {
+        EXPECT_LT(buckets[i].issued, report.backward_end);
+        EXPECT_LE(buckets[i].issued, buckets[i + 1].issued);
       }
     }
   }
