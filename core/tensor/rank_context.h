@@ -6,6 +6,7 @@
 
 #include "core/base/cpu_context.h"
 #include "core/base/thread_pool.h"
+#include "core/base/timeline.h"
 #include "core/base/workspace.h"
 #include "core/tensor/allocator.h"
 #include "core/tensor/device.h"
@@ -26,6 +27,7 @@ class RankContext {
   Allocator& allocator() { return allocator_; }
   CpuContext& cpu() { return cpu_; }
   OpRing& ops() { return ops_; }
+  Timeline& timeline() { return timeline_; }
 
  private:
   ThreadPool pool_;
@@ -33,6 +35,7 @@ class RankContext {
   CpuContext cpu_;
   Allocator allocator_;
   OpRing ops_;
+  Timeline timeline_;
 };
 
 }  // namespace shardit

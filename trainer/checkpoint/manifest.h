@@ -12,7 +12,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
-#include "trainer/checkpoint/box.h"
+#include "core/tensor/box.h"
 
 namespace shardit {
 

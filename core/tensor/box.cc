@@ -1,4 +1,4 @@
-#include "trainer/checkpoint/box.h"
+#include "core/tensor/box.h"
 
 #include <algorithm>
 #include <bit>

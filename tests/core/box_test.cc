@@ -4,7 +4,7 @@
 #include <random>
 #include <vector>
 
-#include "trainer/checkpoint/box.h"
+#include "core/tensor/box.h"
 
 namespace shardit {
 namespace {

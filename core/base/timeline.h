@@ -1,0 +1,71 @@
+// Timeline: what one rank did when, as spans: compute phases, waits and collectives, for the merged trace and for the
+// figures computed from it (pipeline bubble, exposed communication). Off unless enabled: Add is then one branch.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <vector>
+
+namespace shardit {
+
+enum class SpanKind : uint8_t {
+  kForward,        // of one micro-batch on one model part
+  kBackward,       // the part that the previous stage waits for; all of it where weights are not deferred
+  kWeights,        // deferred weight gradients
+  kUpdate,         // norm, optimizer, EMA
+  kCommunication,  // a collective or message under way, on the communication thread
+  kWait,           // compute thread blocked on communication
+  kDataWait,       // compute thread blocked on the loader
+  kSave,           // compute thread blocked on a checkpoint
+};
+
+struct Span {
+  using Time = std::chrono::steady_clock::time_point;
+  SpanKind kind = SpanKind::kForward;
+  const char* name = "";    // string literal: "forward", "recv tokens", "gradients"
+  int64_t step = -1;        // filled in by Timeline
+  int32_t micro_batch = -1;  // -1: none
+  int32_t part = -1;         // model part (virtual stage) of the rank; -1: none
+  int64_t bytes = 0;         // of communication
+  Time begin{}, end{};
+};
+
+// One owner thread (the rank's compute thread). Keeps the spans of the newest kSteps steps.
+class Timeline {
+ public:
+  static constexpr int64_t kSteps = 16;
+
+  bool enabled() const { return enabled_; }
+  void Enable() { enabled_ = true; }
+  // Spans added from here on belong to step `step`; spans of steps before step - kSteps + 1 are dropped.
+  void BeginStep(int64_t step);
+  void Add(Span span);
+  const std::vector<Span>& spans() const { return spans_; }
+
+ private:
+  bool enabled_ = false;
+  int64_t step_ = -1;
+  std::vector<Span> spans_;
+};
+
+// Adds a span from its construction to its destruction.
+class TimedSpan {
+ public:
+  TimedSpan(Timeline& timeline, SpanKind kind, const char* name, int32_t micro_batch = -1, int32_t part = -1)
+      : timeline_(timeline), span_{.kind = kind, .name = name, .micro_batch = micro_batch, .part = part} {
+    if (timeline_.enabled()) span_.begin = std::chrono::steady_clock::now();
+  }
+  ~TimedSpan() {
+    if (!timeline_.enabled()) return;
+    span_.end = std::chrono::steady_clock::now();
+    timeline_.Add(span_);
+  }
+  TimedSpan(const TimedSpan&) = delete;
+  TimedSpan& operator=(const TimedSpan&) = delete;
+
+ private:
+  Timeline& timeline_;
+  Span span_;
+};
+
+}  // namespace shardit

@@ -1,0 +1,33 @@
+// What a pipeline executor needs of the model on one rank: the passes of a micro-batch through a model part. Parts are
+// the rank's virtual stages, numbered 0 .. parts() - 1; part p of pipeline rank r is global stage p * ranks + r.
+//
+// A boundary between stages is a list of fp32 tensors in a fixed order: the tokens, and the conditioning that the
+// design needs. Its gradient is a list of the same shapes. Many micro-batches may be in flight at once; the stage keeps
+// what backward needs from Forward until Backward, and from Backward until BackwardWeights.
+#pragma once
+
+#include <vector>
+
+#include "core/tensor/tensor.h"
+
+namespace shardit {
+
+class PipelineStage {
+ public:
+  virtual ~PipelineStage() = default;
+
+  virtual int parts() const = 0;
+  // Shapes of what enters part `part`; empty for the first global stage. Every micro-batch has the same.
+  virtual std::vector<Shape> InputShapes(int part) const = 0;
+
+  // Takes the inputs (none on the first global stage) and returns what enters the next stage; the last global stage
+  // computes its loss and returns nothing.
+  virtual std::vector<Tensor> Forward(int part, int micro_batch, std::vector<Tensor> inputs) = 0;
+  // Takes the gradients of what Forward returned (none on the last global stage) and returns those of its inputs, in
+  // their order. With defer_weights, the weight gradients are left for BackwardWeights.
+  virtual std::vector<Tensor> Backward(int part, int micro_batch, std::vector<Tensor> output_grads,
+                                       bool defer_weights) = 0;
+  virtual void BackwardWeights(int part, int micro_batch) = 0;
+};
+
+}  // namespace shardit
