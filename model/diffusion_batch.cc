@@ -20,6 +20,10 @@ ForwardLossResult ForwardLoss(Tape& tape, const Dit& model, const Diffusion& dif
                               double denominator, const DitForwardOptions& options) {
   ForwardLossResult result{.output = model.Forward(tape, batch.input, options)};
   if (tape.recording()) result.d_output = Tensor::Empty(tape.allocator(), result.output.shape());
+  const double passes = tape.recording() ? 2.0 : 1.0;
+  const double bytes =
+      2.0 * static_cast<double>(batch.x_0.bytes()) + passes * static_cast<double>(result.output.value().bytes());
+  if (tape.context().cpu().Planned({"diffusion_loss", 0, bytes})) return result;
   std::vector<ImageLoss> per_image(static_cast<size_t>(batch.images()));
   DiffusionLossArgs args{.images = batch.images(), .elements = batch.elements()};
   args.t = batch.input.t_N.data<int64_t>();

@@ -93,6 +93,8 @@ HWY_EXPORT(SumOfSquaresRange);
 }  // namespace
 
 void AdamwEma(const AdamwEmaArgs& args, CpuContext& context) {
+  const double bytes = (args.ema != nullptr ? 36.0 : 28.0) * static_cast<double>(args.count);
+  if (context.Planned({"adamw_ema", 0, bytes})) return;
   const auto narrow = [](double value) { return static_cast<float>(value); };
   const adamw_internal::Constants constants{
       .grad_scale = narrow(args.grad_scale),
@@ -113,6 +115,7 @@ void AdamwEma(const AdamwEmaArgs& args, CpuContext& context) {
 }
 
 SumOfSquaresResult SumOfSquares(const float* values, int64_t count, CpuContext& context) {
+  if (context.Planned({"sum_of_squares", 0, 4.0 * static_cast<double>(count)})) return {};
   constexpr int64_t kBlock = adamw_internal::kSumBlock;
   const int64_t blocks = CeilDiv(count, kBlock);
   double* sums = context.workspace.SharedArea<double>(blocks);

@@ -13,6 +13,7 @@ constexpr int64_t kLine = 16;      // floats of a cache line: threads do not wri
 }  // namespace
 
 void EmbeddingFwd(const EmbeddingFwdArgs& args, CpuContext& context) {
+  if (context.Planned({"embedding_fwd", 0, 8.0 * static_cast<double>(args.count * args.width)})) return;
   const int64_t grain = kGrain / std::max<int64_t>(1, args.width);
   context.pool.ParallelFor(args.count, grain, [&](int64_t begin, int64_t end, int) {
     for (int64_t n = begin; n < end; ++n) {
@@ -29,6 +30,7 @@ void EmbeddingFwd(const EmbeddingFwdArgs& args, CpuContext& context) {
 void EmbeddingBwd(const EmbeddingBwdArgs& args, CpuContext& context) {
   const int64_t lines = CeilDiv(args.width, kLine);
   const int64_t rows_touched = args.count + (args.accumulate ? 0 : args.rows);
+  if (context.Planned({"embedding_bwd", 0, 8.0 * static_cast<double>(rows_touched * args.width)})) return;
   const int64_t grain = rows_touched * args.width < kGrain ? lines : 1;
   context.pool.ParallelFor(lines, grain, [&](int64_t begin_line, int64_t end_line, int) {
     const int64_t begin = begin_line * kLine, end = std::min(args.width, end_line * kLine);

@@ -414,11 +414,19 @@ void CheckArgs(const GemmArgs& args) {
       << "[Gemm] column sums are taken in the TN form, with a product";
 }
 
+KernelCost CostOf(const GemmArgs& args) {
+  const char* const names[] = {"gemm_nt", "gemm_nn", "gemm_tn"};
+  const double m = static_cast<double>(args.m), n = static_cast<double>(args.n), k = static_cast<double>(args.k);
+  const double passes_over_c = 1.0 + (args.accumulate ? 1.0 : 0.0) + (args.aux != nullptr ? 1.0 : 0.0);
+  return {names[static_cast<int>(args.form)], 2.0 * m * n * k, sizeof(float) * (m * k + n * k + passes_over_c * m * n)};
+}
+
 }  // namespace
 
 void Gemm(const GemmArgs& args, CpuContext& context) {
   CheckArgs(args);
   if (args.m == 0 || args.n == 0) return;
+  if (context.Planned(CostOf(args))) return;
   HWY_DYNAMIC_DISPATCH(RunGemm)(args, context);
 }
 

@@ -6,6 +6,8 @@ namespace shardit::cpu {
 
 void Patchify(const PatchifyArgs& args, CpuContext& context) {
   const auto& [x, out, images, channels, grid_h, grid_w, patch] = args;
+  const double elements = static_cast<double>(images * channels * grid_h * grid_w * patch * patch);
+  if (context.Planned({"patchify", 0, 8.0 * elements})) return;
   const int64_t width = grid_w * patch, plane = grid_h * patch * width, row_size = channels * patch * patch;
   constexpr int64_t kGrain = 16384;  // elements: below it, waking a thread costs more than it saves
   // One item is a row of patches of one image.

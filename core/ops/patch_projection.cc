@@ -1,10 +1,10 @@
 #include "core/ops/patch_projection.h"
 
-#include <cstring>
 #include <memory>
 #include <utility>
 
 #include "core/ops/linear_product.h"
+#include "core/ops/tokens.h"
 
 namespace shardit {
 namespace {
@@ -33,9 +33,13 @@ Var PatchProjection(Tape& tape, const Tensor& patches_NTE, const Var& w, const V
       << ", position " << position_TD.shape();
   Tensor y = Tensor::Empty(tape.allocator(), {batch, tokens, out});
   // The position table is laid down first; the product, with its bias, is added on top as it is stored.
-  for (int64_t n = 0; n < batch; ++n) {
-    std::memcpy(y.data() + n * tokens * out, position_TD.data(), static_cast<size_t>(position_TD.bytes()));
-  }
+  cpu::CopyRows({.source = position_TD.data(),
+                 .source_stride = 0,
+                 .destination = y.data(),
+                 .destination_stride = tokens * out,
+                 .images = batch,
+                 .count = tokens * out},
+                tape.context().cpu());
   GemmArgs gemm = LinearForward(patches_NTE, w.value(), b.value(), y);
   gemm.accumulate = true;
   cpu::Gemm(gemm, tape.context().cpu());

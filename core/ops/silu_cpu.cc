@@ -74,12 +74,14 @@ constexpr int64_t kGrain = 4096;  // elements: below it, waking a thread costs m
 }  // namespace
 
 void SiluFwd(const SiluFwdArgs& args, CpuContext& context) {
+  if (context.Planned({"silu_fwd", 0, 8.0 * static_cast<double>(args.count)})) return;
   context.pool.ParallelFor(args.count, kGrain, [&](int64_t begin, int64_t end, int) {
     HWY_DYNAMIC_DISPATCH(SiluFwdRange)(args, begin, end);
   });
 }
 
 void SiluBwd(const SiluBwdArgs& args, CpuContext& context) {
+  if (context.Planned({"silu_bwd", 0, (args.accumulate ? 16.0 : 12.0) * static_cast<double>(args.count)})) return;
   context.pool.ParallelFor(args.count, kGrain, [&](int64_t begin, int64_t end, int) {
     HWY_DYNAMIC_DISPATCH(SiluBwdRange)(args, begin, end);
   });

@@ -6,6 +6,8 @@
 namespace shardit::cpu {
 
 void CopyRows(const CopyRowsArgs& args, CpuContext& context) {
+  const double bytes = (args.accumulate ? 12.0 : 8.0) * static_cast<double>(args.images * args.count);
+  if (context.Planned({"copy_rows", 0, bytes})) return;
   constexpr int64_t kGrain = 16384;  // elements: below it, waking a thread costs more than it saves
   const int64_t grain = kGrain / std::max<int64_t>(1, args.count);
   context.pool.ParallelFor(args.images, grain, [&](int64_t begin, int64_t end, int) {

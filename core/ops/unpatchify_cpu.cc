@@ -9,6 +9,8 @@ namespace {
 template <class Move>
 void ForEach(const UnpatchifyShape& shape, CpuContext& context, const Move& move) {
   const auto& [images, channels, patch, grid_h, grid_w] = shape;
+  const double elements = static_cast<double>(images * channels * grid_h * grid_w * patch * patch);
+  if (context.Planned({"unpatchify", 0, 8.0 * elements})) return;
   const int64_t row_size = patch * patch * channels;
   constexpr int64_t kGrain = 16384;  // elements: below it, waking a thread costs more than it saves
   context.pool.ParallelFor(images * grid_h, kGrain / (grid_w * row_size), [&](int64_t begin, int64_t end, int) {

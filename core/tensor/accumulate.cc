@@ -19,6 +19,9 @@ int64_t RowStride(const Tensor& tensor) {
 void Accumulate(ThreadPool& pool, const Tensor& destination, const Tensor& source) {
   CHECK(destination.shape() == source.shape()) << "[accumulate] " << source.shape() << " into " << destination.shape();
   if (destination.elements() == 0) return;
+  if (CostRecorder* plan = destination.plan()) {
+    return plan->Add({"accumulate", 0, 3.0 * static_cast<double>(destination.bytes())});
+  }
   int64_t columns = destination.ndim() == 0 ? 1 : destination.dim(-1);
   int64_t rows = destination.elements() / columns;
   const bool dense = destination.is_dense() && source.is_dense();

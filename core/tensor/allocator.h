@@ -2,36 +2,65 @@
 // static shapes every request is served from blocks that came back, so the system is not asked again; tests assert it
 // through stats().system_allocations.
 //
-// Thread-safe. Blocks are 64-byte aligned. Freed blocks are kept until the allocator dies or Trim() is called.
+// Every block has an owner, what it is kept for: the tag that was set when it was allocated (MemoryOwnerScope), by
+// default activations.
+//
+// A planning allocator does the same sums for blocks that nothing backs: addresses are unique, aligned, outside of what
+// a process can map, and never to be read or written. Tensors in it know (Tensor::plan).
+//
+// Thread-safe; the owner tag is the compute thread's to set. Blocks are 64-byte aligned. Freed blocks are kept until
+// the allocator dies or Trim() is called.
 #pragma once
 
+#include <array>
+#include <atomic>
 #include <cstdint>
 #include <map>
 #include <mutex>
+#include <string_view>
 #include <vector>
 
+#include "core/base/cost_recorder.h"
 #include "core/tensor/device.h"
 
 namespace shardit {
+
+enum class MemoryOwner : uint8_t { kWeights, kGradients, kMoments, kEma, kActivations, kBuffers };
+inline constexpr int kMemoryOwners = 6;
+using BytesByOwner = std::array<int64_t, kMemoryOwners>;
+
+// "weights", "gradients", "moments", "ema", "activations", "buffers".
+std::string_view Name(MemoryOwner owner);
 
 struct AllocatorStats {
   int64_t bytes_in_use = 0;        // requested by live blocks, rounded up to the size class
   int64_t peak_bytes_in_use = 0;   // high-water mark of bytes_in_use since construction or ResetPeak()
   int64_t bytes_reserved = 0;      // held from the system: live and cached blocks
   int64_t system_allocations = 0;  // calls that had to ask the system
+  BytesByOwner in_use_by_owner{};  // parts of bytes_in_use
+  BytesByOwner peak_by_owner{};    // parts of peak_bytes_in_use: as it was first reached
 };
 
 class Allocator {
  public:
-  explicit Allocator(Device device) : device_(device) {}
+  // With `plan`, which outlives it, a planning allocator.
+  explicit Allocator(Device device, CostRecorder* plan = nullptr) : device_(device), plan_(plan) {}
   ~Allocator();
   Allocator(const Allocator&) = delete;
   Allocator& operator=(const Allocator&) = delete;
 
   Device device() const { return device_; }
+  // Not null where this is a planning allocator.
+  CostRecorder* plan() const { return plan_; }
+  // True for the addresses that planning allocators give out.
+  static bool IsPlanned(const void* address);
+
   // Never null; running out of memory ends the process with the allocator's statistics. bytes == 0 gives a valid block.
-  void* Allocate(int64_t bytes);
-  void Free(void* block, int64_t bytes);
+  // `owner` is given back to Free.
+  void* Allocate(int64_t bytes, MemoryOwner owner = MemoryOwner::kActivations);
+  void Free(void* block, int64_t bytes, MemoryOwner owner = MemoryOwner::kActivations);
+  // What tensors are allocated for now.
+  MemoryOwner owner() const { return owner_.load(std::memory_order_relaxed); }
 
   AllocatorStats stats() const;
   void ResetPeak();
@@ -42,10 +71,31 @@ class Allocator {
   static int64_t RoundedSize(int64_t bytes);
 
  private:
+  friend class MemoryOwnerScope;
+
+  void* AskSystem(int64_t size);
+
   const Device device_;
+  CostRecorder* const plan_;
+  std::atomic<MemoryOwner> owner_ = MemoryOwner::kActivations;
   mutable std::mutex mutex_;
   std::map<int64_t, std::vector<void*>> cache_;  // size class -> free blocks
   AllocatorStats stats_;
+  int64_t planned_bytes_ = 0;  // addresses given out
+};
+
+// Tensors allocated while it lives belong to `owner`.
+class MemoryOwnerScope {
+ public:
+  MemoryOwnerScope(Allocator& allocator, MemoryOwner owner)
+      : allocator_(allocator), outer_(allocator.owner_.exchange(owner)) {}
+  ~MemoryOwnerScope() { allocator_.owner_ = outer_; }
+  MemoryOwnerScope(const MemoryOwnerScope&) = delete;
+  MemoryOwnerScope& operator=(const MemoryOwnerScope&) = delete;
+
+ private:
+  Allocator& allocator_;
+  const MemoryOwner outer_;
 };
 
 }  // namespace shardit

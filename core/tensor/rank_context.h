@@ -17,19 +17,27 @@ namespace shardit {
 class RankContext {
  public:
   // `threads` >= 1; `cpus`, when given, are the logical processors to pin the pool's threads to.
-  explicit RankContext(int threads, std::span<const int> cpus = {})
-      : pool_(threads, cpus), workspace_(threads), cpu_{pool_, workspace_}, allocator_(Device::Cpu()) {}
+  explicit RankContext(int threads, std::span<const int> cpus = {}) : RankContext(threads, cpus, nullptr) {}
   RankContext(const RankContext&) = delete;
   RankContext& operator=(const RankContext&) = delete;
+
+  // A rank that runs nothing and holds nothing: kernels record their cost in `plan`, which outlives the context, and
+  // the allocator counts blocks that are not there. Its high-water mark is that of a real rank that takes the same
+  // steps. Scratch memory of kernels (Workspace) and of communication is outside of it, as it is for a real rank.
+  static RankContext Planning(CostRecorder& plan) { return RankContext(1, {}, &plan); }
 
   Device device() const { return allocator_.device(); }
   ThreadPool& pool() { return pool_; }
   Allocator& allocator() { return allocator_; }
   CpuContext& cpu() { return cpu_; }
+  bool planning() const { return cpu_.plan != nullptr; }
   OpRing& ops() { return ops_; }
   Timeline& timeline() { return timeline_; }
 
  private:
+  RankContext(int threads, std::span<const int> cpus, CostRecorder* plan)
+      : pool_(threads, cpus), workspace_(threads), cpu_{pool_, workspace_, plan}, allocator_(Device::Cpu(), plan) {}
+
   ThreadPool pool_;
   Workspace workspace_;
   CpuContext cpu_;

@@ -6,7 +6,7 @@
 namespace shardit {
 
 Tensor::Storage::~Storage() {
-  if (allocator != nullptr) allocator->Free(data, bytes);
+  if (allocator != nullptr) allocator->Free(data, bytes, owner);
 }
 
 Tensor Tensor::Meta(Shape shape, DType dtype) {
@@ -22,7 +22,8 @@ Tensor Tensor::Empty(Allocator& allocator, Shape shape, DType dtype) {
   Tensor tensor = Meta(shape, dtype);
   tensor.storage_ = std::make_shared<Storage>();
   tensor.storage_->bytes = tensor.bytes();
-  tensor.storage_->data = allocator.Allocate(tensor.bytes());
+  tensor.storage_->owner = allocator.owner();
+  tensor.storage_->data = allocator.Allocate(tensor.bytes(), tensor.storage_->owner);
   tensor.storage_->allocator = &allocator;
   return tensor;
 }
@@ -70,12 +71,15 @@ Tensor Tensor::Narrow(int dim, int64_t begin, int64_t size) const {
 
 void Tensor::Zero() const {
   CHECK(is_dense()) << "[zero] " << shape_ << " with strides " << strides_;
+  if (CostRecorder* planned = plan()) return planned->Add({"zero", 0, static_cast<double>(bytes())});
   std::memset(raw(), 0, static_cast<size_t>(bytes()));
 }
 
 void Tensor::CopyFrom(const Tensor& source) const {
   CHECK(is_dense() && source.is_dense() && shape_ == source.shape_ && dtype_ == source.dtype_)
       << "[copy] " << source.shape_ << " " << Name(source.dtype_) << " to " << shape_ << " " << Name(dtype_);
+  CostRecorder* planned = plan() != nullptr ? plan() : source.plan();
+  if (planned != nullptr) return planned->Add({"copy", 0, 2.0 * static_cast<double>(bytes())});
   std::memcpy(raw(), source.raw(), static_cast<size_t>(bytes()));
 }
 

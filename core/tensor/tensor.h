@@ -2,6 +2,8 @@
 // allocator when the last view goes. Tensors are not thread-safe handles: one owner thread at a time; elements may be
 // read and written from the threads of a parallel region.
 //
+// Its memory belongs to the owner that the allocator is set to (MemoryOwnerScope).
+//
 // A meta tensor has dtype and shape and no storage: models are built on it, narrowed by a shard plan and only then
 // given memory.
 #pragma once
@@ -52,6 +54,12 @@ class Tensor {
   // Elements [begin, begin + size) along `dim`.
   Tensor Narrow(int dim, int64_t begin, int64_t size) const;
 
+  // Not null where the storage is a planning allocator's: its elements are not there, and whoever would read or write
+  // them records the cost here instead.
+  CostRecorder* plan() const {
+    return storage_ != nullptr && storage_->allocator != nullptr ? storage_->allocator->plan() : nullptr;
+  }
+
   // Identity and size of the storage: for counting what is kept alive.
   const void* storage_id() const { return storage_.get(); }
   int64_t storage_bytes() const { return storage_ ? storage_->bytes : 0; }
@@ -66,6 +74,7 @@ class Tensor {
     void* data = nullptr;
     int64_t bytes = 0;
     Allocator* allocator = nullptr;  // null: borrowed
+    MemoryOwner owner = MemoryOwner::kActivations;
     ~Storage();
   };
 
