@@ -1,11 +1,13 @@
 #include "model/dit.h"
 
+#include <algorithm>
 #include <cmath>
 #include <string>
 
 #include "core/ops/embedding.h"
 #include "core/ops/gated_residual.h"
 #include "core/ops/layer_norm.h"
+#include "core/ops/linear.h"
 #include "core/ops/patch_embed.h"
 #include "core/ops/patch_projection.h"
 #include "core/ops/silu.h"
@@ -20,6 +22,8 @@ namespace {
 
 constexpr int kTimestepFrequencies = 256;
 constexpr double kEmbeddingDeviation = 0.02;
+constexpr int64_t kConditionTokens = 2;  // t, y
+constexpr int64_t kFinalParts = 2;       // modulation vectors of the final layer: shift, scale
 
 bool UsesAdaLn(Conditioning conditioning) {
   return conditioning == Conditioning::kAdaLnZero || conditioning == Conditioning::kAdaLn;
@@ -51,78 +55,155 @@ Dit::Dit(const DitConfig& config)
   const int64_t d = config.width, p = config.patch;
   position_table_ = Tensor::Borrow(position_values_.data(), {config.tokens(), d});
 
-  patch_weight_ =
-      &parameters_.Add("x_embedder.proj.weight", {d, config.channels, p, p}, Init::XavierUniform(config.patch_in(), d));
-  patch_bias_ = &parameters_.Add("x_embedder.proj.bias", {d}, Init::Zero());
+  // Where tokens are cut over the tensor axis, each rank embeds and finishes its own.
+  patch_weight_ = &parameters_.Add("x_embedder.proj.weight", {d, config.channels, p, p},
+                                   Init::XavierUniform(config.patch_in(), d), {.per_token = true});
+  patch_bias_ = &parameters_.Add("x_embedder.proj.bias", {d}, Init::Zero(), {.per_token = true});
   const LinearLayer::Options embedding{.weight_init = Init::Normal(kEmbeddingDeviation)};
   timestep_in_ = LinearLayer::Make(parameters_, "t_embedder.mlp.0", kTimestepFrequencies, d, embedding);
   timestep_out_ = LinearLayer::Make(parameters_, "t_embedder.mlp.2", d, d, embedding);
   label_table_ = &parameters_.Add("y_embedder.embedding_table.weight", {config.label_rows(), d},
                                   Init::Normal(kEmbeddingDeviation));
-  for (int64_t i = 0; i < config.depth; ++i) blocks_.push_back(std::make_unique<Block>(parameters_, config, i));
+  for (int i = 0; i < config.depth; ++i) {
+    parameters_.BeginUnit(1 + i);
+    blocks_.push_back(std::make_unique<Block>(parameters_, config, i));
+  }
 
+  parameters_.BeginUnit(units() - 1);
   const bool adaln = UsesAdaLn(config.conditioning);
   if (!adaln) final_norm_ = LayerNormLayer::Make(parameters_, "final_layer.norm_final", d);
-  final_linear_ =
-      LinearLayer::Make(parameters_, "final_layer.linear", d, config.patch_out(), {.weight_init = Init::Zero()});
+  final_linear_ = LinearLayer::Make(
+      parameters_, "final_layer.linear", d, config.patch_out(),
+      {.weight_init = Init::Zero(), .weight_shard = {.per_token = true}, .bias_shard = {.per_token = true}});
   if (adaln) {
-    final_modulation_ =
-        LinearLayer::Make(parameters_, "final_layer.adaLN_modulation.1", d, 2 * d, {.weight_init = Init::Zero()});
+    final_modulation_ = LinearLayer::Make(parameters_, "final_layer.adaLN_modulation.1", d, kFinalParts * d,
+                                          {.weight_init = Init::Zero(),
+                                           .weight_shard = {.logical_shape = {kFinalParts, d, d}, .dim = 1},
+                                           .bias_shard = {.logical_shape = {kFinalParts, d}, .dim = 1}});
   }
 }
 
 Dit::~Dit() = default;
 
 Var Dit::Forward(Tape& tape, const DitInput& input, const DitForwardOptions& options) const {
-  const Shape expected{input.x_NCHW.dim(0), config_.channels, config_.side, config_.side};
-  CHECK(input.x_NCHW.shape() == expected) << "[dit] x " << input.x_NCHW.shape() << ", expected " << expected;
-  const auto probe = [&](std::string_view name, const Var& x) {
-    if (options.probe) options.probe(name, x.value());
-  };
-
-  const Condition condition = Embed(tape, input);
-  const Tensor patches_NTE = Patchify(tape.context(), input.x_NCHW, static_cast<int>(config_.patch));
-  Var x_NTD = PatchProjection(tape, patches_NTE, Var(*patch_weight_), Var(*patch_bias_), position_table_);
-  const bool in_context = config_.conditioning == Conditioning::kInContext;
-  if (in_context) x_NTD = AppendTokens(tape, x_NTD, condition.t_ND, condition.y_ND);
-  probe("embed", x_NTD);
-  for (size_t i = 0; i < blocks_.size(); ++i) {
-    x_NTD = blocks_[i]->Forward(tape, x_NTD, condition, options.recompute);
-    probe("blocks." + std::to_string(i), x_NTD);
-  }
-  if (in_context) x_NTD = KeepTokens(tape, x_NTD, config_.tokens());
-
-  const Var out_NTE = FinalLayer(tape, x_NTD, condition);
-  const int grid = static_cast<int>(config_.grid());
-  return Unpatchify(tape, out_NTE, static_cast<int>(config_.out_channels()), static_cast<int>(config_.patch), grid,
-                    grid);
+  return ForwardUnits(tape, {0, units()}, &input, {}, options).x_NTD;
 }
 
-Dit::Condition Dit::Embed(Tape& tape, const DitInput& input) const {
-  const Var frequencies(TimestepEmbedding(tape.context(), input.t_N, kTimestepFrequencies));
-  const Var t_ND = timestep_out_(tape, Silu(tape, timestep_in_(tape, frequencies)));
-  const Var y_ND = Embedding(tape, Var(*label_table_), input.y_N);
-  Condition condition;
+int64_t Dit::flow_tokens() const {
+  return config_.tokens() + (config_.conditioning == Conditioning::kInContext ? kConditionTokens : 0);
+}
+
+Shape Dit::condition_shape(int64_t images) const {
   switch (config_.conditioning) {
     case Conditioning::kAdaLnZero:
     case Conditioning::kAdaLn:
-      condition.silu_c_ND = Silu(tape, Add(tape, t_ND, y_ND));
-      break;
+      return {images, config_.width};
     case Conditioning::kCrossAttention:
-      condition.tokens_N2D = StackTokens(tape, t_ND, y_ND);
-      break;
+      return {images, kConditionTokens, config_.width};
     case Conditioning::kInContext:
-      condition.t_ND = t_ND;
-      condition.y_ND = y_ND;
-      break;
+      return {};
   }
-  return condition;
+  return {};
 }
 
-Var Dit::FinalLayer(Tape& tape, const Var& x_NTD, const Condition& condition) const {
-  if (!UsesAdaLn(config_.conditioning)) return final_linear_(tape, final_norm_(tape, x_NTD));
-  const std::vector<Var> parts = SplitColumns(tape, final_modulation_(tape, condition.silu_c_ND), 2);
-  return final_linear_(tape, LayerNormModulate(tape, x_NTD, parts[0], parts[1]));
+DitFlow Dit::ForwardUnits(Tape& tape, UnitRange part, const DitInput* input, DitFlow flow,
+                          const DitForwardOptions& options) const {
+  CHECK(0 <= part.begin && part.begin < part.end && part.end <= units())
+      << "[dit] units " << part.begin << " to " << part.end << " of " << units();
+  Seams seams{.axis = options.tensor_axis};
+  for (int unit = part.begin; unit < part.end; ++unit) {
+    if (options.units != nullptr) options.units->Enter(tape, unit);
+    if (unit == 0) {
+      flow = Embed(tape, *input, options);
+    } else {
+      if (!seams.condition.defined() && flow.condition.defined()) {
+        seams.condition = seams.axis ? seams.axis->EnterCondition(tape, flow.condition) : flow.condition;
+        seams.modulations = GatherModulations(tape.context(), {unit, part.end}, flow.condition, options);
+        seams.first_unit = unit;
+      }
+      flow.x_NTD = unit == units() - 1 ? FinalLayer(tape, flow.x_NTD, seams)
+                                       : blocks_[static_cast<size_t>(unit - 1)]->Forward(tape, flow.x_NTD, seams, unit,
+                                                                                         options.recompute);
+    }
+    if (options.units != nullptr) flow.x_NTD = options.units->Leave(tape, unit, flow.x_NTD);
+    if (!options.probe) continue;
+    if (unit == 0) options.probe("embed", flow.x_NTD.value());
+    if (unit > 0 && unit < units() - 1) options.probe("blocks." + std::to_string(unit - 1), flow.x_NTD.value());
+  }
+  return flow;
+}
+
+// Over a tensor axis the modulations of all blocks travel in one gather, since all blocks share one condition; not
+// where later units' parameters are not in place yet.
+std::vector<Tensor> Dit::GatherModulations(RankContext& context, UnitRange part, const Var& condition,
+                                           const DitForwardOptions& options) const {
+  if (options.tensor_axis == nullptr || options.units != nullptr || !UsesAdaLn(config_.conditioning)) return {};
+  std::vector<LinearLayer> layers;
+  for (int unit = part.begin; unit < std::min(part.end, units() - 1); ++unit) {
+    layers.push_back(blocks_[static_cast<size_t>(unit - 1)]->modulation());
+  }
+  if (layers.empty()) return {};
+  return options.tensor_axis->GatherModulations(context, condition.value(), layers,
+                                                ModulationParts(config_.conditioning));
+}
+
+Var Dit::Seams::Modulation(Tape& tape, const LinearLayer& layer, int64_t parts, int unit) const {
+  if (axis == nullptr) return layer(tape, condition);
+  const size_t index = static_cast<size_t>(unit - first_unit);
+  if (index < modulations.size()) return axis->Modulation(tape, condition, layer, parts, modulations[index]);
+  return axis->Modulation(tape, condition, layer, parts,
+                          axis->GatherModulations(tape.context(), condition.value(), {&layer, 1}, parts)[0]);
+}
+
+Var Dit::Seams::Row(Tape& tape, const LinearLayer& layer, const Var& x_NTD) const {
+  if (axis == nullptr) return layer(tape, x_NTD);
+  return axis->Leave(tape, Linear(tape, x_NTD, Var(*layer.weight), Var()), Var(*layer.bias));
+}
+
+DitFlow Dit::Embed(Tape& tape, const DitInput& input, const DitForwardOptions& options) const {
+  const Shape expected{input.x_NCHW.dim(0), config_.channels, config_.side, config_.side};
+  CHECK(input.x_NCHW.shape() == expected) << "[dit] x " << input.x_NCHW.shape() << ", expected " << expected;
+  const Var frequencies(TimestepEmbedding(tape.context(), input.t_N, kTimestepFrequencies));
+  const Var t_ND = timestep_out_(tape, Silu(tape, timestep_in_(tape, frequencies)));
+  const Var y_ND = Embedding(tape, Var(*label_table_), input.y_N);
+  const Tensor patches_NTE = Patchify(tape.context(), input.x_NCHW, static_cast<int>(config_.patch));
+  DitFlow flow;
+  flow.x_NTD = PatchProjection(tape, patches_NTE, Var(*patch_weight_), Var(*patch_bias_), position_table_);
+  const TensorAxis* axis = options.tensor_axis;
+  switch (config_.conditioning) {
+    case Conditioning::kAdaLnZero:
+    case Conditioning::kAdaLn:
+      flow.condition = Silu(tape, Add(tape, t_ND, y_ND));
+      break;
+    case Conditioning::kCrossAttention:
+      flow.condition = StackTokens(tape, t_ND, y_ND);
+      break;
+    case Conditioning::kInContext: {
+      // Only the ranks whose token range holds them see their gradient, so it is summed over the axis.
+      const auto token = [&](const Var& c_ND) { return axis ? axis->EnterTokens(tape, c_ND) : c_ND; };
+      flow.x_NTD = AppendTokens(tape, flow.x_NTD, token(t_ND), token(y_ND));
+      break;
+    }
+  }
+  if (axis != nullptr) flow.x_NTD = axis->ScatterTokens(tape, flow.x_NTD);
+  return flow;
+}
+
+Var Dit::FinalLayer(Tape& tape, const Var& x_NTD, const Seams& seams) const {
+  Var h_NTD;
+  if (UsesAdaLn(config_.conditioning)) {
+    const Var modulation = seams.Modulation(tape, final_modulation_, kFinalParts, units() - 1);
+    const std::vector<Var> parts = SplitColumns(tape, modulation, kFinalParts);
+    h_NTD = LayerNormModulate(tape, x_NTD, parts[0], parts[1]);
+  } else {
+    h_NTD = final_norm_(tape, x_NTD);
+  }
+  Var out_NTE = final_linear_(tape, h_NTD);
+  if (seams.axis != nullptr) out_NTE = seams.axis->GatherTokens(tape, out_NTE);
+  if (config_.conditioning == Conditioning::kInContext) out_NTE = KeepTokens(tape, out_NTE, config_.tokens());
+  const int grid = static_cast<int>(config_.grid());
+  return Unpatchify(tape, out_NTE, static_cast<int>(config_.out_channels()), static_cast<int>(config_.patch), grid,
+                    grid);
 }
 
 }  // namespace shardit

@@ -1,5 +1,6 @@
 // Leaf: a value whose gradient somebody wants: a parameter, or the input of a pipeline stage. A leaf outlives the tapes
-// that use it.
+// that use it. Its value may move between forward and backward (ZeRO stage 3 gathers it anew for each), so nodes keep
+// leaves, not their values (SavedVar).
 #pragma once
 
 #include <string>
@@ -7,6 +8,16 @@
 #include "core/tensor/tensor.h"
 
 namespace shardit {
+
+struct Leaf;
+
+// Makes gradients that do not lie in memory all the time (ZeRO stages 2 and 3).
+class GradSource {
+ public:
+  virtual ~GradSource() = default;
+  // The first contribution to `leaf` is about to be written and `leaf.grad` is not defined: defines it.
+  virtual void ProvideGrad(Leaf& leaf) = 0;
+};
 
 struct Leaf {
   std::string name;
@@ -18,6 +29,7 @@ struct Leaf {
   // it.
   bool grad_written = false;
   bool requires_grad = true;
+  GradSource* grad_source = nullptr;  // not owned; null: an undefined gradient is allocated
 };
 
 // Told when a leaf's gradient is final for one tape: the last node that uses it, deferred weight part included, has

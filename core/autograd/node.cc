@@ -11,6 +11,7 @@ GradDestination Node::Destination(RankContext& context, int input) {
   CHECK(to.requires_grad()) << "[" << name() << "] input " << input << " wants no gradient";
   if (to.leaf != nullptr) {
     Leaf& leaf = *to.leaf;
+    if (!leaf.grad.defined() && leaf.grad_source != nullptr) leaf.grad_source->ProvideGrad(leaf);
     if (!leaf.grad.defined()) leaf.grad = Tensor::Empty(context.allocator(), leaf.value.shape());
     return {leaf.grad, std::exchange(leaf.grad_written, true)};
   }
@@ -33,7 +34,7 @@ void Node::Deliver(RankContext& context, int input, Tensor grad) {
   Leaf& leaf = *to.leaf;
   CHECK(grad.shape() == leaf.value.shape())
       << "[" << name() << "] gradient " << grad.shape() << " for leaf " << leaf.name << " " << leaf.value.shape();
-  if (!leaf.grad.defined()) {
+  if (!leaf.grad.defined() && leaf.grad_source == nullptr) {
     leaf.grad = std::move(grad);
     leaf.grad_written = true;
     return;

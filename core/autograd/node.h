@@ -28,6 +28,9 @@ class Node {
   // A string literal: reports, traces and SavedBytes() go by it.
   virtual const char* name() const = 0;
 
+  // Called before Backward, and before the weight part of the node that ran last: a collective on the gradients of the
+  // outputs that starts here travels while that weight part computes. Backward then waits for it.
+  virtual void StartBackward(RankContext& context) {}
   // Reads the gradients of the outputs (Grad) and delivers those of the inputs (Destination or Deliver). Runs once,
   // after every consumer of every output has run.
   virtual void Backward(RankContext& context) = 0;

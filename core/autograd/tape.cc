@@ -70,23 +70,31 @@ void Tape::CountConsumers(const std::vector<Seed>& seeds) {
 void Tape::RunReadyNodes() {
   const auto older = [](const Node* a, const Node* b) { return a->sequence_ < b->sequence_; };
   std::make_heap(ready_.begin(), ready_.end(), older);
+  Node* last = nullptr;
   while (!ready_.empty()) {
     std::pop_heap(ready_.begin(), ready_.end(), older);
     Node& node = *ready_.back();
     ready_.pop_back();
+    node.StartBackward(context_);
+    if (last != nullptr) RunWeights(*last);
+    last = &node;
     context_.ops().Record(node.name());
     node.weights_deferred_ = options_.defer_weights && node.has_deferrable_weights();
     node.Backward(context_);
-    if (!node.weights_deferred_) node.BackwardWeights(context_);
-    if (check_finite_) CheckFinite(node);
     for (const Node::Edge& edge : node.edges_) {
       if (edge.producer != nullptr && --edge.producer->pending_consumers_ == 0) {
         ready_.push_back(edge.producer);
         std::push_heap(ready_.begin(), ready_.end(), older);
       }
     }
-    Finish(node);
   }
+  if (last != nullptr) RunWeights(*last);
+}
+
+void Tape::RunWeights(Node& node) {
+  if (!node.weights_deferred_) node.BackwardWeights(context_);
+  if (check_finite_) CheckFinite(node);
+  Finish(node);
 }
 
 void Tape::Finish(Node& node) {

@@ -6,6 +6,7 @@
 //
 // The backward walk counts the consumers of every node that the seeds reach and then runs ready nodes by descending
 // creation number, so the order of additions, and with it every bit of the result, depends on the forward order alone.
+// A node's weight part runs after the next node has started its communication, so that the one hides behind the other.
 // A leaf is final for this tape the moment its last consumer ran. Several tapes can be in flight at once (pipeline
 // schedules); one tape is used by one thread. There is no double backward.
 #pragma once
@@ -73,6 +74,7 @@ class Tape {
  private:
   void CountConsumers(const std::vector<Seed>& seeds);
   void RunReadyNodes();
+  void RunWeights(Node& node);
   void Finish(Node& node);
   void ReleaseLeaves(const Node& node);
   void CheckFinite(const Node& node);

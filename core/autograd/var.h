@@ -36,4 +36,17 @@ class Var {
   Leaf* leaf_ = nullptr;
 };
 
+// What a node keeps of an input that it reads again in backward: a leaf by reference, anything else by value.
+class SavedVar {
+ public:
+  SavedVar() = default;
+  explicit SavedVar(const Var& var) : leaf_(var.leaf()), value_(leaf_ == nullptr ? var.value() : Tensor()) {}
+
+  const Tensor& value() const { return leaf_ == nullptr ? value_ : leaf_->value; }
+
+ private:
+  Leaf* leaf_ = nullptr;
+  Tensor value_;
+};
+
 }  // namespace shardit

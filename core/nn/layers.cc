@@ -23,8 +23,8 @@ Var LinearLayer::operator()(Tape& tape, const Var& x) const { return Linear(tape
 
 LayerNormLayer LayerNormLayer::Make(ParameterList& parameters, const std::string& name, int64_t width) {
   LayerNormLayer layer;
-  layer.weight = &parameters.Add(name + ".weight", {width}, Init::One());
-  layer.bias = &parameters.Add(name + ".bias", {width}, Init::Zero());
+  layer.weight = &parameters.Add(name + ".weight", {width}, Init::One(), {.per_token = true});
+  layer.bias = &parameters.Add(name + ".bias", {width}, Init::Zero(), {.per_token = true});
   return layer;
 }
 

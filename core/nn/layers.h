@@ -30,6 +30,7 @@ struct LayerNormLayer {
   Parameter* weight = nullptr;
   Parameter* bias = nullptr;
 
+  // Over tokens: both parameters are per_token.
   static LayerNormLayer Make(ParameterList& parameters, const std::string& name, int64_t width);
   Var operator()(Tape& tape, const Var& x) const;
 };

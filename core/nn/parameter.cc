@@ -13,6 +13,7 @@ Parameter& ParameterList::Add(std::string name, Shape shape, Init init, ShardSpe
   parameter->value = Tensor::Meta(shape);
   parameter->shape = shape;
   parameter->init = init;
+  parameter->unit = unit_;
   parameter->shard = shard;
   parameters_.push_back(std::move(parameter));
   return *parameters_.back();

@@ -14,8 +14,9 @@
 namespace shardit {
 
 struct Parameter : Leaf {
-  Shape shape;  // as in weight files; value has this shape
+  Shape shape;  // as in weight files; value has this shape, or a narrower one where the parameter is cut
   Init init;
+  int unit = 0;  // of the model's chain of units (core/nn/parameter_units.h)
   ShardSpec shard;
 };
 
@@ -26,6 +27,8 @@ class ParameterList {
   ParameterList& operator=(const ParameterList&) = delete;
 
   // The reference holds as long as the list. Names are unique; `logical_shape` defaults to `shape`, uncut.
+  // Parameters added from here on belong to this unit.
+  void BeginUnit(int unit) { unit_ = unit; }
   Parameter& Add(std::string name, Shape shape, Init init, ShardSpec shard = {});
 
   const std::vector<std::unique_ptr<Parameter>>& all() const { return parameters_; }
@@ -41,6 +44,7 @@ class ParameterList {
 
  private:
   std::vector<std::unique_ptr<Parameter>> parameters_;
+  int unit_ = 0;
 };
 
 }  // namespace shardit

@@ -12,6 +12,10 @@ struct ShardSpec {
   Shape logical_shape;
   // The logical dim to cut, or -1 for a parameter that every rank of the tensor axis holds whole.
   int dim = -1;
+  // A parameter that is whole on every rank and is applied to each token by itself (affine norms, the biases added
+  // after a sum): where the tokens are cut over the tensor axis (sequence parallelism), a rank's gradient is a partial
+  // sum.
+  bool per_token = false;
 };
 
 }  // namespace shardit

@@ -32,6 +32,10 @@ class TensorAxis {
   // backward sums over the axis.
   virtual Var EnterCondition(Tape& tape, const Var& c) const = 0;
 
+  // The same for a condition [N, D] that becomes a token, of which every rank may hold another part of the gradient:
+  // sums it only where tokens are cut.
+  virtual Var EnterTokens(Tape& tape, const Var& c_ND) const = 0;
+
   // adaLN: `layers`' outputs on c [N, D], each whole ([N, parts * D]) although its rows are cut over the axis: one
   // gather for all of them. Values only; Modulation records the node of one.
   virtual std::vector<Tensor> GatherModulations(RankContext& context, const Tensor& c_ND,

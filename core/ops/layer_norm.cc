@@ -12,7 +12,7 @@ namespace {
 // Inputs: x, scale (or gamma), shift (or beta).
 class LayerNormNode : public Node {
  public:
-  LayerNormNode(Tensor x, Tensor stats, Tensor scale, float scale_offset)
+  LayerNormNode(Tensor x, Tensor stats, SavedVar scale, float scale_offset)
       : Node(1), x_(std::move(x)), stats_(std::move(stats)), scale_(std::move(scale)), scale_offset_(scale_offset) {}
 
   const char* name() const override { return scale_offset_ == 0 ? "layer_norm" : "layer_norm_modulate"; }
@@ -23,7 +23,7 @@ class LayerNormNode : public Node {
     args.r = x_.data();
     args.mean = stats_.data();
     args.rstd = stats_.data() + stats_.elements() / 2;
-    args.scale = RowsOf(scale_);
+    args.scale = RowsOf(scale_.value());
     args.scale_offset = scale_offset_;
     GradDestination dx;
     if (Needs(0)) {
@@ -42,7 +42,7 @@ class LayerNormNode : public Node {
  private:
   Tensor x_;
   Tensor stats_;  // [2, N, T]: mean, 1/std
-  Tensor scale_;
+  SavedVar scale_;
   const float scale_offset_;
 };
 
@@ -64,7 +64,7 @@ Var Forward(Tape& tape, const Var& x, const Var& scale, const Var& shift, float 
   }
   cpu::NormFwd(args, tape.context().cpu());
   if (!record) return Var(std::move(y));
-  auto node = std::make_unique<LayerNormNode>(xv, stats, scale.value(), scale_offset);
+  auto node = std::make_unique<LayerNormNode>(xv, stats, SavedVar(scale), scale_offset);
   return tape.Record(std::move(node), {x, scale, shift}, {y}, {xv, stats, scale.value()})[0];
 }
 

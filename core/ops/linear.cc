@@ -10,7 +10,7 @@ namespace {
 
 class LinearNode : public Node {
  public:
-  LinearNode(Tensor x, Tensor w) : Node(1), x_(std::move(x)), w_(std::move(w)) {}
+  LinearNode(Tensor x, SavedVar w) : Node(1), x_(std::move(x)), w_(std::move(w)) {}
 
   const char* name() const override { return "linear"; }
   bool has_deferrable_weights() const override { return Needs(1) || Needs(2); }
@@ -18,7 +18,7 @@ class LinearNode : public Node {
   void Backward(RankContext& context) override {
     if (!Needs(0)) return;
     const GradDestination dx = Destination(context, 0);
-    GemmArgs gemm = LinearInputGrad(Grad(), w_, dx.tensor);
+    GemmArgs gemm = LinearInputGrad(Grad(), w_.value(), dx.tensor);
     gemm.accumulate = dx.accumulate;
     cpu::Gemm(gemm, context.cpu());
   }
@@ -31,7 +31,7 @@ class LinearNode : public Node {
 
  private:
   Tensor x_;
-  Tensor w_;
+  SavedVar w_;
 };
 
 }  // namespace
@@ -47,7 +47,7 @@ Var Linear(Tape& tape, const Var& x, const Var& w, const Var& b) {
   Tensor y = Tensor::Empty(tape.allocator(), shape);
   cpu::Gemm(LinearForward(xv, wv, b.value(), y), tape.context().cpu());
   if (!tape.Records({&x, &w, &b})) return Var(std::move(y));
-  return tape.Record(std::make_unique<LinearNode>(xv, wv), {x, w, b}, {y}, {w.requires_grad() ? xv : Tensor()})[0];
+  return tape.Record(std::make_unique<LinearNode>(xv, SavedVar(w)), {x, w, b}, {y}, {w.requires_grad() ? xv : Tensor()})[0];
 }
 
 }  // namespace shardit

@@ -12,7 +12,7 @@ enum Input { kX, kW1, kB1, kW2, kB2 };
 
 class MlpNode : public Node {
  public:
-  MlpNode(Tensor x, Tensor w1, Tensor w2, Tensor pre, Tensor act)
+  MlpNode(Tensor x, SavedVar w1, SavedVar w2, Tensor pre, Tensor act)
       : Node(1), x_(std::move(x)), w1_(std::move(w1)), w2_(std::move(w2)), pre_(std::move(pre)), act_(std::move(act)) {}
 
   const char* name() const override { return "mlp"; }
@@ -20,7 +20,7 @@ class MlpNode : public Node {
 
   void Backward(RankContext& context) override {
     d_pre_ = Tensor::Empty(context.allocator(), pre_.shape());
-    GemmArgs hidden = LinearInputGrad(Grad(), w2_, d_pre_);
+    GemmArgs hidden = LinearInputGrad(Grad(), w2_.value(), d_pre_);
     hidden.epilogue = GemmEpilogue::kGeluGrad;
     hidden.aux = pre_.data();
     hidden.ldaux = pre_.dim(-1);
@@ -28,7 +28,7 @@ class MlpNode : public Node {
     pre_ = Tensor();
     if (!Needs(kX)) return;
     const GradDestination dx = Destination(context, kX);
-    GemmArgs input = LinearInputGrad(d_pre_, w1_, dx.tensor);
+    GemmArgs input = LinearInputGrad(d_pre_, w1_.value(), dx.tensor);
     input.accumulate = dx.accumulate;
     cpu::Gemm(input, context.cpu());
   }
@@ -40,7 +40,9 @@ class MlpNode : public Node {
   }
 
  private:
-  Tensor x_, w1_, w2_, pre_, act_, d_pre_;
+  Tensor x_;
+  SavedVar w1_, w2_;
+  Tensor pre_, act_, d_pre_;
 };
 
 }  // namespace
@@ -49,7 +51,7 @@ Var Mlp(Tape& tape, const Var& x, const Var& w1, const Var& b1, const Var& w2, c
   const Tensor& xv = x.value();
   const int64_t in = w1.dim(1), hidden = w1.dim(0), out = w2.dim(0);
   CHECK(xv.is_dense() && xv.dim(-1) == in && w2.dim(1) == hidden && b1.shape() == Shape({hidden}) &&
-        b2.shape() == Shape({out}))
+        (!b2.defined() || b2.shape() == Shape({out})))
       << "[mlp] x " << xv.shape() << ", w1 " << w1.shape() << ", b1 " << b1.shape() << ", w2 " << w2.shape() << ", b2 "
       << b2.shape();
   Shape shape = xv.shape();
@@ -66,7 +68,7 @@ Var Mlp(Tape& tape, const Var& x, const Var& w1, const Var& b1, const Var& w2, c
   Tensor y = Tensor::Empty(tape.allocator(), shape);
   cpu::Gemm(LinearForward(act, w2.value(), b2.value(), y), tape.context().cpu());
   if (!tape.Records({&x, &w1, &b1, &w2, &b2})) return Var(std::move(y));
-  return tape.Record(std::make_unique<MlpNode>(xv, w1.value(), w2.value(), pre, act), {x, w1, b1, w2, b2}, {y},
+  return tape.Record(std::make_unique<MlpNode>(xv, SavedVar(w1), SavedVar(w2), pre, act), {x, w1, b1, w2, b2}, {y},
                      {xv, pre, act})[0];
 }
 

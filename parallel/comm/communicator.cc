@@ -30,13 +30,21 @@ std::vector<int64_t> Communicator::SliceOffsets(int64_t count, int64_t element_b
   return offsets;
 }
 
-Work Communicator::Reduce(CollectiveKind kind, const void* in, void* out, int64_t count, DType dtype, ReduceOp op,
-                          CallSite site) {
+std::vector<int64_t> Communicator::Bytes(const std::vector<int64_t>& offsets, int64_t element_bytes) const {
+  CHECK_EQ(offsets.size(), static_cast<size_t>(size_) + 1);
+  CHECK_EQ(offsets.front(), 0);
+  std::vector<int64_t> bytes;
+  for (const int64_t offset : offsets) bytes.push_back(offset * element_bytes);
+  return bytes;
+}
+
+Work Communicator::Reduce(CollectiveKind kind, const void* in, void* out, std::vector<int64_t> offsets, DType dtype,
+                          ReduceOp op, CallSite site) {
   CollectiveSpec spec;
   spec.kind = kind;
   spec.in = in;
   spec.out = out;
-  spec.offsets = SliceOffsets(count, SizeOf(dtype));
+  spec.offsets = std::move(offsets);
   spec.dtype = dtype;
   spec.op = op;
   return Issue(std::move(spec), site);

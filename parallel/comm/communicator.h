@@ -83,14 +83,15 @@ class Communicator {
   // out[i] = op over ranks of in[i], on every rank. In-place (in == out) allowed; no other overlap.
   template <Reducible T>
   Work AllReduce(const T* in, T* out, int64_t count, ReduceOp op, CallSite site = {}) {
-    return Reduce(CollectiveKind::kAllReduce, in, out, count, DTypeOf<T>(), op, site);
+    return Reduce(CollectiveKind::kAllReduce, in, out, SliceOffsets(count, sizeof(T)), DTypeOf<T>(), op, site);
   }
 
   // out[0 .. Slice(count).size()) = this rank's slice of the sum over ranks of in[0 .. count). In-place allowed where
   // out == in + Slice(count).begin; the rest of `in` is left as it was. No other overlap.
   template <Reducible T>
   Work ReduceScatter(const T* in, T* out, int64_t count, CallSite site = {}) {
-    return Reduce(CollectiveKind::kReduceScatter, in, out, count, DTypeOf<T>(), ReduceOp::kSum, site);
+    return Reduce(CollectiveKind::kReduceScatter, in, out, SliceOffsets(count, sizeof(T)), DTypeOf<T>(), ReduceOp::kSum,
+                  site);
   }
 
   // out[0 .. count) = the ranks' slices; in[0 .. Slice(count).size()) is this rank's. In-place allowed where
@@ -98,6 +99,18 @@ class Communicator {
   template <Movable T>
   Work AllGather(const T* in, T* out, int64_t count, CallSite site = {}) {
     return Move(CollectiveKind::kAllGather, in, out, SliceOffsets(count, sizeof(T)), site);
+  }
+
+  // The same with slices of the caller's choice: rank r's is [offsets[r], offsets[r + 1]) elements, ranks + 1 offsets,
+  // equal on all ranks. In-place as above.
+  template <Reducible T>
+  Work ReduceScatter(const T* in, T* out, const std::vector<int64_t>& offsets, CallSite site = {}) {
+    return Reduce(CollectiveKind::kReduceScatter, in, out, Bytes(offsets, sizeof(T)), DTypeOf<T>(), ReduceOp::kSum,
+                  site);
+  }
+  template <Movable T>
+  Work AllGather(const T* in, T* out, const std::vector<int64_t>& offsets, CallSite site = {}) {
+    return Move(CollectiveKind::kAllGather, in, out, Bytes(offsets, sizeof(T)), site);
   }
 
   // data[0 .. count) becomes that of `root` on every rank.
@@ -142,11 +155,13 @@ class Communicator {
   CollectiveLog* log() const { return log_; }
 
  private:
-  Work Reduce(CollectiveKind kind, const void* in, void* out, int64_t count, DType dtype, ReduceOp op, CallSite site);
+  Work Reduce(CollectiveKind kind, const void* in, void* out, std::vector<int64_t> offsets, DType dtype, ReduceOp op,
+              CallSite site);
   Work Move(CollectiveKind kind, const void* in, void* out, std::vector<int64_t> offsets, CallSite site, int peer = -1,
             int tag = 0);
   Work Issue(CollectiveSpec spec, CallSite site);
   std::vector<int64_t> SliceOffsets(int64_t count, int64_t element_bytes) const;
+  std::vector<int64_t> Bytes(const std::vector<int64_t>& offsets, int64_t element_bytes) const;
   std::vector<int64_t> ExchangeLengths(int64_t mine);
 
   const int rank_;
