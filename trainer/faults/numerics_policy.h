@@ -1,0 +1,50 @@
+// NumericsPolicy: what to do when numbers go wrong. Steps with a loss or gradient that is not finite are skipped by the
+// optimizer; ten in a row go back to the last checkpoint; if the run then fails again before it has got past the place
+// where it first did, it stops with exit code 77. Optionally a step whose gradient norm is an outlier is skipped too.
+//
+// Pure: every rank feeds it the same numbers (sums over the world) and takes the same decisions.
+#pragma once
+
+#include <cstdint>
+
+namespace shardit {
+
+enum class NumericsVerdict : uint8_t { kContinue, kRollBack, kStop };
+
+class NumericsPolicy {
+ public:
+  static constexpr int64_t kInARow = 10;
+
+  // What a resumed run must know to go on as if it had not stopped: saved in checkpoints.
+  struct State {
+    int64_t skipped_in_a_row = 0;
+    // Mean and variance of the logarithm of the gradient norm over accepted steps, exponentially weighted.
+    int64_t observed = 0;
+    double mean = 0.0, variance = 0.0;
+  };
+
+  // spike_z: a step whose log gradient norm lies more than this many standard deviations above the mean is a spike; 0:
+  // none is.
+  explicit NumericsPolicy(double spike_z, const State& state = {}) : spike_z_(spike_z), state_(state) {}
+
+  // Before the update: whether the optimizer must skip this step as a spike. Needs kObserved accepted steps.
+  bool IsSpike(double grad_norm) const;
+
+  // After every step. `step` is the number of the step just done, from 1; `skipped` by the optimizer, for whichever
+  // reason. After kRollBack the caller loads the last checkpoint and calls RolledBack.
+  NumericsVerdict Observe(int64_t step, double loss, double grad_norm, bool skipped);
+  void RolledBack(const State& saved);
+
+  const State& state() const { return state_; }
+
+ private:
+  static constexpr int64_t kObserved = 100;
+  static constexpr double kWeight = 0.02;  // of a new step in mean and variance: about the last 50 steps count
+  void Learn(double grad_norm);
+
+  const double spike_z_;
+  State state_;
+  int64_t failed_step_ = 0;  // where the last roll-back was asked for; 0: none
+};
+
+}  // namespace shardit

@@ -1,0 +1,35 @@
+// Checksums of parameter bits, to find a replica that drifted: a flipped bit in memory, a wrong sum in a network card,
+// a mistake of ours. Ranks that hold equal parameters must hold equal bits.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "core/base/thread_pool.h"
+#include "parallel/comm/communicator.h"
+
+namespace shardit {
+
+// Sum modulo 2^64 over i of a hash of (first_position + i, bits of values[i]): independent of the order in which parts
+// are added, so that parts may be summed in parallel and in any cut. Distinguishes 0 from -0 and NaNs from each other.
+uint64_t ChecksumBits(std::span<const float> values, uint64_t first_position = 0);
+uint64_t ChecksumBits(ThreadPool& pool, std::span<const float> values);
+
+struct ReplicaPart {
+  std::string name;  // of the parameter, or of the flat range
+  std::span<const float> values;
+};
+
+// Collective over `replicas`, whose ranks hold the same parts: dp for what is not sharded by ZeRO, tp for parameters
+// that are not cut. OK where all bits agree, found by one all-reduce of two integers. Otherwise Internal (exit code
+// 70), the same on the ranks of `replicas`: the ranks in the minority by world rank and host (all, if there is no
+// majority) and the first parts that differ. Other groups do not hear of it: agree on the status over the world.
+//
+// `place` names this rank: "rank 3 on node7".
+absl::Status CompareReplicas(Communicator& replicas, ThreadPool& pool, std::span<const ReplicaPart> parts,
+                             const std::string& place);
+
+}  // namespace shardit
