@@ -63,6 +63,18 @@ absl::StatusOr<Mesh> Mesh::Create(MeshShape shape, Communicator& world) {
   return mesh;
 }
 
+Mesh Mesh::Fake(const MeshShape& shape, FakeCommunicator& world) {
+  CHECK_EQ(shape.ranks(), world.size());
+  Mesh mesh;
+  mesh.shape_ = shape;
+  mesh.world_ = &world;
+  mesh.coords_ = CoordsOf(shape, world.rank());
+  mesh.pp_ = world.Axis(mesh.coords_.pp, shape.pp, "pp");
+  mesh.dp_ = world.Axis(mesh.coords_.dp, shape.dp, "dp");
+  mesh.tp_ = world.Axis(mesh.coords_.tp, shape.tp, "tp");
+  return mesh;
+}
+
 std::string Mesh::Identity() const {
   return absl::StrCat("rank ", world_->rank(), " (pp=", coords_.pp, " dp=", coords_.dp, " tp=", coords_.tp, ")");
 }

@@ -7,6 +7,7 @@
 
 #include "absl/status/statusor.h"
 #include "parallel/comm/communicator.h"
+#include "parallel/comm/fake_comm.h"
 
 namespace shardit {
 
@@ -40,6 +41,10 @@ class Mesh {
   // Collective over `world`, which outlives the mesh; returns the same error on every rank. Ranks along an axis
   // communicator are numbered by their coordinate on it.
   static absl::StatusOr<Mesh> Create(MeshShape shape, Communicator& world);
+
+  // The mesh as one rank of a world that is not there sees it: rank world.rank() of `shape`, which has been resolved
+  // and has world.size() ranks. `world` outlives the mesh.
+  static Mesh Fake(const MeshShape& shape, FakeCommunicator& world);
 
   const MeshShape& shape() const { return shape_; }
   const MeshCoords& coords() const { return coords_; }

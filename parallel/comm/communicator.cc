@@ -64,6 +64,7 @@ Work Communicator::Move(CollectiveKind kind, const void* in, void* out, std::vec
 
 Work Communicator::Issue(CollectiveSpec spec, CallSite site) {
   CHECK_GE(spec.bytes(), 0) << "[" << Name(spec.kind) << " on " << name_ << "] negative count";
+  spec.site = site;
   if (IsPointToPoint(spec.kind)) {
     CHECK(0 <= spec.peer && spec.peer < size_ && spec.peer != rank_)
         << "[" << Name(spec.kind) << " on " << name_ << "] peer " << spec.peer << ", rank " << rank_ << " of " << size_;

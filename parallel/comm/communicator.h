@@ -60,6 +60,7 @@ struct CollectiveSpec {
   int peer = -1;                 // root of broadcast and gather; peer of send and receive
   int tag = 0;                   // send and receive
   int64_t sequence = 0;          // number of this collective on its communicator; sends and receives not counted
+  CallSite site;
 
   int64_t bytes() const { return offsets.back(); }
 };

@@ -2,35 +2,22 @@
 
 #include <algorithm>
 #include <cstring>
+#include <string>
 #include <utility>
+#include <vector>
 
 #include "core/base/check.h"
 #include "core/tensor/allocator.h"
+#include "parallel/comm/reduce.h"
 
 namespace shardit {
 namespace {
 
-template <class T>
-void Multiply(void* out, const void* in, int64_t bytes, int times) {
-  const int64_t count = bytes / static_cast<int64_t>(sizeof(T));
-  for (int64_t i = 0; i < count; ++i) {
-    static_cast<T*>(out)[i] = static_cast<T>(static_cast<const T*>(in)[i] * static_cast<T>(times));
-  }
-}
-
-void Sum(DType dtype, void* out, const void* in, int64_t bytes, int times) {
-  switch (dtype) {
-    case DType::kF32:
-      return Multiply<float>(out, in, bytes, times);
-    case DType::kF64:
-      return Multiply<double>(out, in, bytes, times);
-    case DType::kI32:
-      return Multiply<int32_t>(out, in, bytes, times);
-    case DType::kI64:
-      return Multiply<int64_t>(out, in, bytes, times);
-    default:
-      return Multiply<uint8_t>(out, in, bytes, times);
-  }
+// The ranks' sum, smallest or largest when each gives `in`.
+void Reduce(const CollectiveSpec& spec, const void* in, int64_t bytes, int size) {
+  const std::string value(static_cast<const char*>(in), static_cast<size_t>(bytes));  // out may be in
+  const std::vector<const void*> inputs(static_cast<size_t>(size), value.data());
+  TreeReduce(spec.dtype, spec.op, inputs, spec.out, bytes / SizeOf(spec.dtype));
 }
 
 void Copy(void* out, const void* in, int64_t bytes) {
@@ -42,11 +29,9 @@ void RunAlone(const CollectiveSpec& spec, int rank, int size) {
   const auto begin = [&](int r) { return spec.offsets[static_cast<size_t>(r)]; };
   switch (spec.kind) {
     case CollectiveKind::kAllReduce:
-      return spec.op == ReduceOp::kSum ? Sum(spec.dtype, spec.out, spec.in, spec.bytes(), size)
-                                       : Copy(spec.out, spec.in, spec.bytes());
+      return Reduce(spec, spec.in, spec.bytes(), size);
     case CollectiveKind::kReduceScatter:
-      return Sum(spec.dtype, spec.out, static_cast<const char*>(spec.in) + begin(rank), begin(rank + 1) - begin(rank),
-                 size);
+      return Reduce(spec, static_cast<const char*>(spec.in) + begin(rank), begin(rank + 1) - begin(rank), size);
     case CollectiveKind::kAllGather:
     case CollectiveKind::kGather: {
       if (spec.kind == CollectiveKind::kGather && spec.peer != rank) return;
