@@ -14,6 +14,7 @@
 #include <cstdint>
 
 #include "core/base/cpu_context.h"
+#include "core/base/exact_sum.h"
 
 namespace shardit {
 
@@ -36,18 +37,17 @@ struct AdamwEmaArgs {
   double ema_decay = 0;
 };
 
-struct SumOfSquaresResult {
-  double sum = 0;
-  bool finite = true;  // every value is finite
-};
-
 namespace cpu {
 
 // The five ranges do not overlap.
 void AdamwEma(const AdamwEmaArgs& args, CpuContext& context);
 
-// Sum of values[i]^2 in fp64, over fixed blocks in order: the same bits for every number of threads.
-SumOfSquaresResult SumOfSquares(const float* values, int64_t count, CpuContext& context);
+// Adds the squares of values[0 .. count) to `sum`: an fp64 partial sum, in a fixed order, for each block of
+// kSquaresBlock elements from `values` on, and the partials exactly. So the sum has the same bits on every instruction
+// set, for any number of threads, and for ranges cut at multiples of kSquaresBlock and added in any order. A value that
+// is not finite makes `sum` so; no other does.
+inline constexpr int64_t kSquaresBlock = 256;  // elements
+void SumOfSquares(const float* values, int64_t count, CpuContext& context, ExactSum& sum);
 
 }  // namespace cpu
 }  // namespace shardit

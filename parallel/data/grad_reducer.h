@@ -1,23 +1,54 @@
-// GradReducer: sums gradients over the data axis while backward still runs. It watches leaves become final, and starts
-// the all-reduce of a bucket as soon as every gradient in it is final for the step and all earlier buckets have
-// started: buckets go out in one fixed order on every rank, whatever the order in which they fill.
+// GradReducer: sums gradients over the data axis while backward still runs, and leaves on each rank what its ZeRO stage
+// keeps (Rajbhandari et al., arXiv 1910.02054, section 5):
 //
-// "Final for the step" means that the last micro-batch's contribution has been added; the counts here are per step, not
-// per tape. With one rank nothing is sent and the gradients stay as they are.
+//   stage   gradients kept         collective on the data axis, per bucket
+//   0       all, flat              all-reduce in place, once a step
+//   1       all, flat              reduce-scatter in place, once a step: the rank's runs of the flat range hold the sum
+//   2, 3    the rank's shard       reduce-scatter, once a micro-batch; a bucket's gradients exist from its first
+//                                  contribution until they have left
+//
+// It watches leaves become final, and starts a bucket once all its gradients are. Stages 0 and 1 send buckets in the
+// layout's order. Stages 2 and 3 send them in the order in which they become complete: that is the tape's and the
+// schedule's order, which is the same on every rank of the axis. Where a bucket has gradients that are partial over the
+// tensor axis (sequence parallelism), that range is summed there first, on the fly: the data axis's collective is
+// issued at a later call, so `data` must be a communicator that nobody else uses. `tensor` collectives are issued at
+// fixed points of the program.
+//
+// Memory of stages 2 and 3: the buckets being written (one; more only while deferred weight gradients or the order of
+// the tape keep several open), kMaxInFlight being sent, and for each of these the rank's part of one bucket.
+//
+// Deterministic mode (reproducible sums): the gradients of every micro-batch are formed by themselves and folded by a
+// binary counter in the order of virtual shards (VirtualShard below), the order in which the communicator sums ranks
+// (parallel/comm/reduce.h). With powers of two, the sum over ranks * micro_batches virtual shards has the same bits
+// however they are spread over ranks, and in every stage. It takes log2(micro_batches) + 1 further copies of the
+// gradients kept. Per-token gradients are then summed over the tensor axis once a micro-batch, in every stage. Where
+// weight gradients are deferred, all contributions of a micro-batch to one leaf must come in the same pass.
+//
+// Every parameter of the layout that requires a gradient becomes final exactly `micro_batches` times a step (CHECK).
+// Owner: one compute thread. Failure: the communicator's.
 #pragma once
 
 #include <chrono>
 #include <cstdint>
+#include <deque>
 #include <unordered_map>
 #include <vector>
 
 #include "core/autograd/leaf.h"
+#include "core/tensor/rank_context.h"
 #include "parallel/comm/communicator.h"
 #include "parallel/data/flat_layout.h"
+#include "parallel/data/fold_counter.h"
+#include "parallel/data/shard_map.h"
 
 namespace shardit {
 
-// One bucket's reduction, for traces. Times are of the steady clock.
+struct GradReducerOptions {
+  int zero_stage = 0;  // 0 .. 3
+  bool deterministic = false;
+};
+
+// One bucket's reduction over the data axis, for traces. Times are of the steady clock.
 struct BucketTrace {
   using Time = std::chrono::steady_clock::time_point;
   int64_t bytes = 0;
@@ -26,41 +57,103 @@ struct BucketTrace {
 
 struct ReduceReport {
   int64_t bytes = 0;             // gradient bytes reduced in the step
-  int64_t overlapped_bytes = 0;  // of buckets that were under way before backward ended
-  double exposed_ms = 0.0;       // time that Finish() waited
+  int64_t overlapped_bytes = 0;  // of reductions issued before Finish()
+  double exposed_ms = 0.0;       // time that the compute thread waited for reductions
   std::vector<BucketTrace> buckets;
 };
 
-class GradReducer : public LeafObserver {
+class GradReducer : public LeafObserver, public GradSource {
  public:
-  // `grads` is the flat gradient range of `layout`; every parameter's gradient becomes a view of it. `axis` is the data
-  // axis. Both, and the parameters, outlive the reducer.
-  GradReducer(Communicator& axis, const FlatLayout& layout, Tensor grads, int64_t bucket_bytes);
+  static constexpr size_t kMaxInFlight = 2;  // bucket buffers being sent, stages 2 and 3 or deterministic
 
-  // Before the first micro-batch of a step: the first contribution to each gradient will overwrite.
+  // `grads`: the flat range [layout.size()] in stages 0 and 1, the shard [ShardMap(layout, n, r).size()] in 2 and 3;
+  // zeroed here. The layout's parameters get their gradients from here on: views of the flat range, or this object as
+  // grad_source. `tensor` may be null: no sequence parallelism. All references, and the parameters, outlive the
+  // reducer.
+  GradReducer(RankContext& context, Communicator& data, Communicator* tensor, const FlatLayout& layout, Tensor grads,
+              const GradReducerOptions& options = {});
+  ~GradReducer() override;
+
+  // The virtual shard of the global batch that `rank` of `ranks` runs as its micro-batch `micro_batch`: deterministic
+  // mode is reproducible if, and only if, samples are dealt out by it.
+  static int64_t VirtualShard(int zero_stage, int ranks, int rank, int64_t micro_batches, int64_t micro_batch);
+
+  // Before the first micro-batch of a step. The sums of the last step are given up.
   void BeginStep(int micro_batches);
   void OnLeafFinal(Leaf& leaf) override;
-  // After the last backward: gradients that nothing contributed to become zero, the rest is sent, and everything has
-  // arrived on return: the flat range then holds the sum over the axis.
+  void ProvideGrad(Leaf& leaf) override;
+  // After the last backward: everything has been sent and has arrived on return. Spans of the step's collectives and
+  // waits go to the context's timeline.
   ReduceReport Finish();
 
  private:
+  // Gradients of one bucket from one micro-batch, while they are being written.
+  struct Round {
+    Tensor data;                 // [bucket.count]
+    std::vector<bool> provided;  // by entry of the bucket: somebody writes it
+    size_t final_entries = 0;
+  };
   struct BucketState {
-    FlatLayout::Bucket range;
-    int64_t pending = 0;  // parameters whose gradient is not final yet
+    size_t trainable_entries = 0;
+    std::deque<Round> open;     // oldest first
+    int64_t rounds_sent = 0;    // rounds that have left `open` this step
+    int64_t rounds_summed = 0;  // rounds that have arrived this step
+    size_t pending = 0;         // flat gradients: parameters that are not final yet
+    FoldCounter fold;           // deterministic
+  };
+  struct LeafState {
+    size_t bucket = 0;
+    size_t entry = 0;  // of the layout
+    int64_t finals = 0;
+  };
+  // A bucket on its way: first over the tensor axis, then over the data axis.
+  struct Flight {
+    size_t bucket = 0;
+    Tensor data;  // [bucket.count]
+    Tensor part;  // where the reduce-scatter puts this rank's part
+    bool owns_buffer = false;
     Work work;
     BucketTrace trace;
   };
 
-  void IssueReadyBuckets();
+  // Gradients are written to rounds' buffers, not straight into the flat range.
+  bool uses_rounds() const { return options_.zero_stage >= 2 || options_.deterministic; }
+  Tensor FlatBucket(size_t bucket) const;
+  LeafState& StateOf(Leaf& leaf);
+  // The open round that the leaf's next contribution belongs to.
+  Round& RoundOf(const LeafState& state);
+  void FinishRounds(size_t bucket);
+  // Zeroes what nobody has written of the oldest round: padding, parameters without gradient.
+  void ZeroGaps(size_t bucket, const Round& round) const;
 
-  Communicator& axis_;
+  void SendFlatInOrder();
+  void StartTokens(Flight flight, bool sum_tokens);
+  void AfterTokens(Flight flight);
+  void StartData(Flight flight);
+  void AfterData(Flight flight);
+  void AddPart(size_t bucket, const Tensor& part);
+  // Moves on whatever can move without waiting.
+  void Progress();
+  // Waits until at most `buffers` bucket buffers are in flight.
+  void LimitBuffers(size_t buffers);
+  void WaitFor(const Work& work);
+  size_t buffers_in_flight() const;
+
+  RankContext& context_;
+  Communicator& data_;
+  Communicator* const tensor_;
   const FlatLayout& layout_;
+  const ShardMap shard_;
   const Tensor grads_;
+  const GradReducerOptions options_;
+
   std::vector<BucketState> buckets_;
-  std::unordered_map<const Leaf*, size_t> bucket_of_;
-  std::unordered_map<const Leaf*, int> remaining_;  // micro-batches still to contribute
-  size_t next_bucket_ = 0;                          // first not issued
+  std::unordered_map<const Leaf*, LeafState> leaves_;
+  int64_t micro_batches_ = 0;
+  size_t next_flat_ = 0;                        // first bucket whose flat gradients have not been sent
+  std::deque<Flight> over_tensor_, over_data_;  // in order of issue
+  bool finishing_ = false;
+  ReduceReport report_;
 };
 
 }  // namespace shardit
