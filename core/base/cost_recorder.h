@@ -5,6 +5,7 @@
 // Not thread-safe: planning runs on one thread.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <functional>
 #include <map>
@@ -44,7 +45,10 @@ class CostRecorder {
     seconds_ += seconds;
   }
 
-  // Seconds of everything recorded so far.
+  // Waiting: the clock does not go back.
+  void AdvanceTo(double seconds) { seconds_ = std::max(seconds_, seconds); }
+
+  // Seconds of everything recorded and waited for so far.
   double seconds() const { return seconds_; }
   const std::map<std::string_view, Total>& totals() const { return totals_; }
   void ClearTotals() { totals_.clear(); }

@@ -6,6 +6,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "core/base/cost_recorder.h"
+
 namespace shardit {
 
 enum class SpanKind : uint8_t {
@@ -22,8 +24,8 @@ enum class SpanKind : uint8_t {
 struct Span {
   using Time = std::chrono::steady_clock::time_point;
   SpanKind kind = SpanKind::kForward;
-  const char* name = "";    // string literal: "forward", "recv tokens", "gradients"
-  int64_t step = -1;        // filled in by Timeline
+  const char* name = "";     // string literal: "forward", "recv tokens", "gradients"
+  int64_t step = -1;         // filled in by Timeline
   int32_t micro_batch = -1;  // -1: none
   int32_t part = -1;         // model part (virtual stage) of the rank; -1: none
   int64_t bytes = 0;         // of communication
@@ -37,6 +39,13 @@ class Timeline {
 
   bool enabled() const { return enabled_; }
   void Enable() { enabled_ = true; }
+  // Times are those of a planned step from here on: seconds of `plan`, which outlives the timeline.
+  void UseClock(const CostRecorder* plan) { plan_ = plan; }
+  Span::Time Now() const {
+    if (plan_ == nullptr) return std::chrono::steady_clock::now();
+    return Span::Time(
+        std::chrono::duration_cast<Span::Time::duration>(std::chrono::duration<double>(plan_->seconds())));
+  }
   // Spans added from here on belong to step `step`; spans of steps before step - kSteps + 1 are dropped.
   void BeginStep(int64_t step);
   void Add(Span span);
@@ -44,6 +53,7 @@ class Timeline {
 
  private:
   bool enabled_ = false;
+  const CostRecorder* plan_ = nullptr;
   int64_t step_ = -1;
   std::vector<Span> spans_;
 };
@@ -53,11 +63,11 @@ class TimedSpan {
  public:
   TimedSpan(Timeline& timeline, SpanKind kind, const char* name, int32_t micro_batch = -1, int32_t part = -1)
       : timeline_(timeline), span_{.kind = kind, .name = name, .micro_batch = micro_batch, .part = part} {
-    if (timeline_.enabled()) span_.begin = std::chrono::steady_clock::now();
+    if (timeline_.enabled()) span_.begin = timeline_.Now();
   }
   ~TimedSpan() {
     if (!timeline_.enabled()) return;
-    span_.end = std::chrono::steady_clock::now();
+    span_.end = timeline_.Now();
     timeline_.Add(span_);
   }
   TimedSpan(const TimedSpan&) = delete;

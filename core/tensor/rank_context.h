@@ -36,7 +36,9 @@ class RankContext {
 
  private:
   RankContext(int threads, std::span<const int> cpus, CostRecorder* plan)
-      : pool_(threads, cpus), workspace_(threads), cpu_{pool_, workspace_, plan}, allocator_(Device::Cpu(), plan) {}
+      : pool_(threads, cpus), workspace_(threads), cpu_{pool_, workspace_, plan}, allocator_(Device::Cpu(), plan) {
+    timeline_.UseClock(plan);
+  }
 
   ThreadPool pool_;
   Workspace workspace_;

@@ -53,11 +53,11 @@ void RunAlone(const CollectiveSpec& spec, int rank, int size) {
 
 }  // namespace
 
-FakeCommunicator::FakeCommunicator(int rank, int size, std::string name, CollectiveLog* log, Hook hook)
-    : Communicator(rank, size, std::move(name), log), hook_(std::move(hook)) {}
+FakeCommunicator::FakeCommunicator(int rank, int size, std::string name, CollectiveLog* log, FakeNetwork* network)
+    : Communicator(rank, size, std::move(name), log), network_(network) {}
 
 std::unique_ptr<FakeCommunicator> FakeCommunicator::Axis(int rank, int size, std::string name) const {
-  return std::make_unique<FakeCommunicator>(rank, size, std::move(name), log(), hook_);
+  return std::make_unique<FakeCommunicator>(rank, size, std::move(name), log(), network_);
 }
 
 std::unique_ptr<Communicator> FakeCommunicator::Split(int color, int key, std::string name) {
@@ -67,9 +67,14 @@ std::unique_ptr<Communicator> FakeCommunicator::Split(int color, int key, std::s
 
 void FakeCommunicator::Start(CollectiveSpec spec, std::shared_ptr<WorkState> work) {
   work->MarkStart();
-  if (hook_) hook_(*this, spec);
   if (!Allocator::IsPlanned(spec.in) && !Allocator::IsPlanned(spec.out)) RunAlone(spec, rank(), size());
-  work->MarkDone();
+  if (network_ == nullptr) return work->MarkDone();
+  const double done = network_->Issue(*this, spec);
+  if (network_->HasPassed(done)) return work->MarkDone();
+  work->SetProgress([this, done](WorkState& state, bool wait) {
+    if (wait) network_->WaitUntil(*this, done);
+    if (wait || network_->HasPassed(done)) state.MarkDone();
+  });
 }
 
 }  // namespace shardit

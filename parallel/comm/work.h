@@ -4,6 +4,7 @@
 #include <atomic>
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <utility>
 
@@ -28,14 +29,25 @@ class WorkState {
     done_.notify_all();
   }
 
+  // For a backend without a thread of its own, before the call returns: `progress` runs on the thread of whoever asks
+  // whether the work is done, and marks it done when it is; with `wait`, always.
+  void SetProgress(std::function<void(WorkState& work, bool wait)> progress) { progress_ = std::move(progress); }
+
  private:
   friend class Work;
+  bool Done(bool wait) {
+    if (done_.load(std::memory_order_acquire) != 0) return true;
+    if (progress_) progress_(*this, wait);
+    return done_.load(std::memory_order_acquire) != 0;
+  }
+
   using Time = std::chrono::steady_clock::time_point;
 
   CollectiveLog* log_;
   int64_t log_number_;
   Time start_{}, end_{};
   std::atomic<int> done_{0};  // int, not bool: the size a futex can wait on
+  std::function<void(WorkState& work, bool wait)> progress_;
 };
 
 // Movable and cheap to copy; a default-made Work is done. Dropping it does not cancel: the buffers given to the call
@@ -47,12 +59,12 @@ class Work {
   Work() = default;
   explicit Work(std::shared_ptr<WorkState> state) : state_(std::move(state)) {}
 
-  bool Done() const { return state_ == nullptr || state_->done_.load(std::memory_order_acquire) != 0; }
+  bool Done() const { return state_ == nullptr || state_->Done(/*wait=*/false); }
 
   // Blocks the calling thread, asleep after a short spin, until the collective is done on this rank. There is no time
   // limit: a hang is the watchdog's business.
   void Wait() const {
-    if (state_ != nullptr) state_->done_.wait(0, std::memory_order_acquire);
+    if (state_ != nullptr && !state_->Done(/*wait=*/true)) state_->done_.wait(0, std::memory_order_acquire);
   }
 
   // When the backend began and finished it. Only after Done(); zero for a default-made Work.

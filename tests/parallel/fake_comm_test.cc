@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <string>
 #include <vector>
 
@@ -78,13 +79,28 @@ TEST(FakeComm, HostMemoryIsAsIfAllRanksGaveTheSame) {
   EXPECT_EQ(slice, 8.0f);
 }
 
-TEST(FakeComm, HookSeesAxisAndSite) {
-  CollectiveLog log;
-  std::vector<std::string> seen;
-  FakeCommunicator world(5, 12, "world", &log, [&](const FakeCommunicator& axis, const CollectiveSpec& spec) {
+// A message takes a second for each byte; one clock.
+class SlowNetwork : public FakeNetwork {
+ public:
+  double Issue(const FakeCommunicator& axis, const CollectiveSpec& spec) override {
     seen.push_back(axis.name() + " " + spec.site.tag + (spec.site.control ? " control " : " ") +
                    std::to_string(spec.bytes()));
-  });
+    return now + static_cast<double>(spec.bytes());
+  }
+  bool HasPassed(double time) override { return time <= now; }
+  void WaitUntil(const FakeCommunicator& axis, double time) override {
+    waited.push_back(axis.name());
+    now = std::max(now, time);
+  }
+
+  double now = 0;
+  std::vector<std::string> seen, waited;
+};
+
+TEST(FakeComm, NetworkSeesEveryCollectiveAndSaysWhenItIsDone) {
+  CollectiveLog log;
+  SlowNetwork network;
+  FakeCommunicator world(5, 12, "world", &log, &network);
   const Mesh mesh = Mesh::Fake({.pp = 2, .dp = 3, .tp = 2}, world);
   EXPECT_EQ(mesh.coords(), (MeshCoords{.pp = 0, .dp = 2, .tp = 1}));
   EXPECT_EQ(mesh.pp().size(), 2);
@@ -92,9 +108,17 @@ TEST(FakeComm, HookSeesAxisAndSite) {
   EXPECT_EQ(mesh.dp().rank(), 2);
   EXPECT_EQ(mesh.tp().rank(), 1);
   float value = 0;
-  mesh.tp().AllReduce(&value, &value, 1, ReduceOp::kSum, {"tokens"}).Wait();
+  const Work first = mesh.tp().AllReduce(&value, &value, 1, ReduceOp::kSum, {"tokens"});
+  const Work second = mesh.dp().AllReduce(&value, &value, 1, ReduceOp::kSum, {"gradients"});
+  EXPECT_FALSE(first.Done());
+  first.Wait();
+  EXPECT_EQ(network.now, 4.0);
+  EXPECT_TRUE(first.Done());
+  EXPECT_TRUE(second.Done());  // travelled meanwhile
+  second.Wait();
   mesh.world().Split(0, 5, "control")->Barrier({"stop", /*control=*/true}).Wait();
-  EXPECT_EQ(seen, (std::vector<std::string>{"tp tokens 4", "control stop control 0"}));
+  EXPECT_EQ(network.seen, (std::vector<std::string>{"tp tokens 4", "dp gradients 4", "control stop control 0"}));
+  EXPECT_EQ(network.waited, std::vector<std::string>{"tp"});
 }
 
 TEST(FakeCommDeathTest, CannotBeSplit) {
