@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <cmath>
+#include <vector>
 
 #include "core/base/math.h"
 #include "core/ops/adamw.h"
@@ -15,8 +16,8 @@
 #define SHARDIT_CORE_OPS_ADAMW_CPU_ONCE
 namespace shardit::adamw_internal {
 
-constexpr int64_t kSumBlock = 4096;  // elements whose squares are summed in one go
-constexpr int64_t kGrain = 16384;    // elements: below it, waking a thread costs more than it saves
+constexpr int64_t kSquareLanes = 16;  // running sums of squares: no fewer than any vector has lanes
+constexpr int64_t kGrain = 16384;     // elements: below it, waking a thread costs more than it saves
 
 struct Constants {
   float grad_scale, keep, beta1, one_minus_beta1, beta2, one_minus_beta2, step, inverse_root_correction2, eps,
@@ -58,25 +59,37 @@ void AdamwRange(const AdamwEmaArgs& args, const adamw_internal::Constants& const
   for (; i < end; ++i) AdamwElements(hn::CappedTag<float, 1>(), args, constants, i);
 }
 
-double SumOfSquaresRange(const float* values, int64_t count) {
-  const hn::ScalableTag<double> d;
+// Element i of a block goes to accumulator i mod kSquareLanes, and the accumulators are added pairwise: the same order
+// on vectors of every width. A square of a float is exact in fp64, so a fused multiply-add rounds as a separate one
+// does.
+double SumSquaresOfBlock(const float* values, int64_t count) {
+  constexpr int64_t kLanes = adamw_internal::kSquareLanes;
+  const hn::CappedTag<double, kLanes> d;
   const hn::Rebind<float, decltype(d)> half;
-  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
-  auto s0 = hn::Zero(d), s1 = hn::Zero(d), s2 = hn::Zero(d), s3 = hn::Zero(d);
-  const auto add = [&](auto& sum, int64_t i) HWY_ATTR {
-    const auto value = hn::PromoteTo(d, hn::LoadU(half, values + i));
-    sum = hn::MulAdd(value, value, sum);
-  };
+  constexpr int64_t kVectors = kLanes / static_cast<int64_t>(hn::MaxLanes(d));
+  constexpr int64_t kWidth = kLanes / kVectors;
+  hn::Vec<decltype(d)> sums[kVectors];
+  for (int64_t k = 0; k < kVectors; ++k) sums[k] = hn::Zero(d);
   int64_t i = 0;
-  for (; i + 4 * lanes <= count; i += 4 * lanes) {
-    add(s0, i);
-    add(s1, i + lanes);
-    add(s2, i + 2 * lanes);
-    add(s3, i + 3 * lanes);
+  for (; i + kLanes <= count; i += kLanes) {
+    for (int64_t k = 0; k < kVectors; ++k) {
+      const auto value = hn::PromoteTo(d, hn::LoadU(half, values + i + k * kWidth));
+      sums[k] = hn::MulAdd(value, value, sums[k]);
+    }
   }
-  double sum = hn::GetLane(hn::SumOfLanes(d, hn::Add(hn::Add(s0, s1), hn::Add(s2, s3))));
-  for (; i < count; ++i) sum += double{values[i]} * double{values[i]};
-  return sum;
+  HWY_ALIGN double lanes[kLanes];
+  for (int64_t k = 0; k < kVectors; ++k) hn::Store(sums[k], d, lanes + k * kWidth);
+  for (int64_t k = 0; i + k < count; ++k) lanes[k] += double{values[i + k]} * double{values[i + k]};
+  for (int64_t span = kLanes / 2; span > 0; span /= 2) {
+    for (int64_t k = 0; k < span; ++k) lanes[k] += lanes[k + span];
+  }
+  return lanes[0];
+}
+
+void SumSquaresOfBlocks(const float* values, int64_t count, ExactSum& sum) {
+  for (int64_t first = 0; first < count; first += cpu::kSquaresBlock) {
+    sum.Add(SumSquaresOfBlock(values + first, std::min(cpu::kSquaresBlock, count - first)));
+  }
 }
 
 }  // namespace HWY_NAMESPACE
@@ -88,7 +101,7 @@ namespace shardit::cpu {
 namespace {
 
 HWY_EXPORT(AdamwRange);
-HWY_EXPORT(SumOfSquaresRange);
+HWY_EXPORT(SumSquaresOfBlocks);
 
 }  // namespace
 
@@ -114,22 +127,14 @@ void AdamwEma(const AdamwEmaArgs& args, CpuContext& context) {
   });
 }
 
-SumOfSquaresResult SumOfSquares(const float* values, int64_t count, CpuContext& context) {
-  if (context.Planned({"sum_of_squares", 0, 4.0 * static_cast<double>(count)})) return {};
-  constexpr int64_t kBlock = adamw_internal::kSumBlock;
-  const int64_t blocks = CeilDiv(count, kBlock);
-  double* sums = context.workspace.SharedArea<double>(blocks);
-  context.pool.ParallelFor(blocks, adamw_internal::kGrain / kBlock, [&](int64_t begin, int64_t end, int) {
-    for (int64_t block = begin; block < end; ++block) {
-      const int64_t first = block * kBlock;
-      sums[block] = HWY_DYNAMIC_DISPATCH(SumOfSquaresRange)(values + first, std::min(kBlock, count - first));
-    }
+void SumOfSquares(const float* values, int64_t count, CpuContext& context, ExactSum& sum) {
+  std::vector<ExactSum> sums(static_cast<size_t>(context.pool.threads()));
+  constexpr int64_t kGrainBlocks = adamw_internal::kGrain / kSquaresBlock;
+  context.pool.ParallelFor(CeilDiv(count, kSquaresBlock), kGrainBlocks, [&](int64_t begin, int64_t end, int thread) {
+    const int64_t first = begin * kSquaresBlock, last = std::min(end * kSquaresBlock, count);
+    HWY_DYNAMIC_DISPATCH(SumSquaresOfBlocks)(values + first, last - first, sums[static_cast<size_t>(thread)]);
   });
-  SumOfSquaresResult result;
-  for (int64_t block = 0; block < blocks; ++block) result.sum += sums[block];
-  // The square of a finite float is far below fp64's range, so only a non-finite value can make the sum one.
-  result.finite = std::isfinite(result.sum);
-  return result;
+  for (const ExactSum& part : sums) sum.Merge(part);
 }
 
 }  // namespace shardit::cpu

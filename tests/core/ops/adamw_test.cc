@@ -1,7 +1,6 @@
 #include "core/ops/adamw.h"
 
 #include <algorithm>
-#include <bit>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -116,19 +115,47 @@ TEST_P(AdamwEma, LeavesEmaOutWhenThereIsNone) {
   ExpectSame(without, with);
 }
 
+// Of values[begin, end).
+ExactSum Squares(const Floats& values, int64_t begin, int64_t end, RankContext& context) {
+  ExactSum sum;
+  cpu::SumOfSquares(values.data() + begin, end - begin, context.cpu(), sum);
+  return sum;
+}
+
 TEST_P(AdamwEma, SumOfSquares) {
   RankContext one(1), two(2), three(3);
-  for (int64_t count : {0, 1, 7, 4096, 4097, 100003}) {
+  for (int64_t count : {0, 1, 7, 255, 256, 257, 4097, 100003}) {
     const Floats values = Draw(count, 9);
     double want = 0;
     for (const float value : values) want += double{value} * double{value};
-    const SumOfSquaresResult got = cpu::SumOfSquares(values.data(), count, one.cpu());
-    EXPECT_NEAR(got.sum, want, 1e-12 * want) << count;
-    EXPECT_TRUE(got.finite);
-    for (RankContext* context : {&two, &three}) {
-      const double sum = cpu::SumOfSquares(values.data(), count, context->cpu()).sum;
-      EXPECT_EQ(std::bit_cast<uint64_t>(sum), std::bit_cast<uint64_t>(got.sum)) << count;
+    const double got = Squares(values, 0, count, one).Round();
+    EXPECT_NEAR(got, want, 1e-12 * want) << count;
+    for (RankContext* context : {&two, &three}) EXPECT_EQ(Squares(values, 0, count, *context).Round(), got) << count;
+  }
+}
+
+TEST_P(AdamwEma, SumOfSquaresDoesNotDependOnCutsBetweenBlocks) {
+  RankContext context(2);
+  constexpr int64_t kCount = 30011;
+  const Floats values = Draw(kCount, 9);
+  const double want = Squares(values, 0, kCount, context).Round();
+  for (const int64_t blocks : {1, 3, 50}) {
+    const int64_t step = blocks * cpu::kSquaresBlock;
+    ExactSum sum;
+    for (int64_t begin = (kCount - 1) / step * step; begin >= 0; begin -= step) {
+      sum.Merge(Squares(values, begin, std::min(kCount, begin + step), context));
     }
+    EXPECT_EQ(sum.Round(), want) << blocks;
+  }
+}
+
+TEST_P(AdamwEma, SumOfSquaresIsTheSameOnEveryInstructionSet) {
+  RankContext context(1);
+  const Floats values = Draw(10007, 9);
+  const double got = Squares(values, 0, 10007, context).Round();
+  for (const int64_t target : hwy::SupportedAndGeneratedTargets()) {
+    hwy::SetSupportedTargetsForTest(target);
+    EXPECT_EQ(Squares(values, 0, 10007, context).Round(), got) << hwy::TargetName(target);
   }
 }
 
@@ -137,14 +164,14 @@ TEST_P(AdamwEma, SumOfSquaresSeesEveryNonFiniteValue) {
   constexpr int64_t kCount = 9001;
   for (const float bad : {std::numeric_limits<float>::infinity(), -std::numeric_limits<float>::infinity(),
                           std::numeric_limits<float>::quiet_NaN()}) {
-    for (const size_t at : {0, 4095, 4096, 9000}) {
+    for (const size_t at : {0, 255, 256, 9000}) {
       Floats values = Draw(kCount, 9);
       values[at] = bad;
-      EXPECT_FALSE(cpu::SumOfSquares(values.data(), kCount, context.cpu()).finite) << bad << " at " << at;
+      EXPECT_FALSE(Squares(values, 0, kCount, context).finite()) << bad << " at " << at;
     }
   }
   const Floats largest(kCount, std::numeric_limits<float>::max());
-  EXPECT_TRUE(cpu::SumOfSquares(largest.data(), kCount, context.cpu()).finite);
+  EXPECT_TRUE(Squares(largest, 0, kCount, context).finite());
 }
 
 INSTANTIATE_TEST_SUITE_P(Targets, AdamwEma, ::testing::ValuesIn(hwy::SupportedAndGeneratedTargets()),
