@@ -1,32 +1,62 @@
 #include "parallel/data/flat_layout.h"
 
-#include "core/base/math.h"
+#include <algorithm>
 
 namespace shardit {
 
-FlatLayout::FlatLayout(const ParameterList& parameters) {
-  for (size_t i = parameters.size(); i > 0; --i) {
-    Parameter* parameter = parameters.all()[i - 1].get();
-    const int64_t count = parameter->shape.elements();
-    entries_.push_back({parameter, size_, count});
-    size_ += RoundUp(count, kAlignment);
+std::vector<int64_t> FlatLayout::Bucket::ShardOffsets(int ranks) const {
+  std::vector<int64_t> offsets(static_cast<size_t>(ranks) + 1, 0);
+  for (int r = 0; r < ranks; ++r) {
+    offsets[static_cast<size_t>(r) + 1] = PartRange(count / kAlignment, ranks, r).end * kAlignment;
+  }
+  return offsets;
+}
+
+FlatLayout::FlatLayout(std::span<Parameter* const> parameters, const FlatLayoutOptions& options) {
+  std::vector<Parameter*> reversed(parameters.rbegin(), parameters.rend());
+  for (size_t first = 0; first < reversed.size();) {
+    const size_t end = EndOfBucket(reversed, first, options);
+    AddBucket(std::span(reversed).subspan(first, end - first), options.sequence_parallel);
+    first = end;
   }
 }
 
-std::vector<FlatLayout::Bucket> FlatLayout::Buckets(int64_t bucket_bytes) const {
-  std::vector<Bucket> buckets;
-  for (size_t i = 0; i < entries_.size(); ++i) {
-    const bool open = !buckets.empty() && buckets.back().count * SizeOf(DType::kF32) < bucket_bytes;
-    if (!open) buckets.push_back({i, i, entries_[i].offset, 0});
-    Bucket& bucket = buckets.back();
-    bucket.end_entry = i + 1;
-    bucket.count = (i + 1 < entries_.size() ? entries_[i + 1].offset : size_) - bucket.offset;
+size_t FlatLayout::EndOfBucket(std::span<Parameter* const> reversed, size_t first, const FlatLayoutOptions& options) {
+  size_t end = first;
+  int64_t count = 0;
+  while (end < reversed.size()) {
+    const bool open = options.bucket_per_unit ? reversed[end]->unit == reversed[first]->unit
+                                              : count * SizeOf(DType::kF32) < options.bucket_bytes;
+    if (end > first && !open) break;
+    count += RoundUp(reversed[end]->value.elements(), kAlignment);
+    ++end;
   }
-  return buckets;
+  return end;
 }
 
-Tensor FlatLayout::View(const Tensor& flat, const Entry& entry) const {
-  return flat.Narrow(0, entry.offset, entry.count).Reshape(entry.parameter->shape);
+void FlatLayout::AddBucket(std::span<Parameter*> members, bool sequence_parallel) {
+  auto partial = members.end();
+  if (sequence_parallel) {
+    partial = std::stable_partition(members.begin(), members.end(),
+                                    [](const Parameter* parameter) { return !parameter->shard.per_token; });
+  }
+  Bucket bucket{.first_entry = entries_.size(), .offset = size_};
+  bucket.per_token.begin = -1;
+  for (auto it = members.begin(); it != members.end(); ++it) {
+    if (it == partial) bucket.per_token.begin = size_;
+    Parameter& parameter = **it;
+    entries_.push_back({&parameter, parameter.value.shape(), size_, parameter.value.elements()});
+    size_ += RoundUp(parameter.value.elements(), kAlignment);
+  }
+  bucket.end_entry = entries_.size();
+  bucket.count = size_ - bucket.offset;
+  bucket.per_token.end = size_;
+  if (bucket.per_token.begin < 0) bucket.per_token.begin = size_;
+  buckets_.push_back(bucket);
+}
+
+Tensor FlatLayout::View(const Tensor& flat, int64_t begin, const Entry& entry) {
+  return flat.Narrow(0, entry.offset - begin, entry.count).Reshape(entry.shape);
 }
 
 }  // namespace shardit

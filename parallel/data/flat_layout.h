@@ -72,7 +72,10 @@ class FlatLayout {
   static Tensor View(const Tensor& flat, int64_t begin, const Entry& entry);
 
  private:
-  void MakeBuckets(std::span<Parameter* const> parameters, const FlatLayoutOptions& options);
+  // `reversed`: all parameters in the layout's order. The bucket that starts at `first` ends before the result.
+  static size_t EndOfBucket(std::span<Parameter* const> reversed, size_t first, const FlatLayoutOptions& options);
+  // Reorders `members` where per-token parameters must come last.
+  void AddBucket(std::span<Parameter*> members, bool sequence_parallel);
 
   std::vector<Entry> entries_;
   std::vector<Bucket> buckets_;

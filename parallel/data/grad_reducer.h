@@ -7,12 +7,12 @@
 //   2, 3    the rank's shard       reduce-scatter, once a micro-batch; a bucket's gradients exist from its first
 //                                  contribution until they have left
 //
-// It watches leaves become final, and starts a bucket once all its gradients are. Stages 0 and 1 send buckets in the
-// layout's order. Stages 2 and 3 send them in the order in which they become complete: that is the tape's and the
-// schedule's order, which is the same on every rank of the axis. Where a bucket has gradients that are partial over the
-// tensor axis (sequence parallelism), that range is summed there first, on the fly: the data axis's collective is
-// issued at a later call, so `data` must be a communicator that nobody else uses. `tensor` collectives are issued at
-// fixed points of the program.
+// It watches leaves become final, and sends a bucket once all its gradients are: stages 0 and 1 in the layout's order,
+// stages 2 and 3 in the order in which buckets become complete, which is the tape's and the schedule's and so the same
+// on every rank of the axis. Where a bucket has gradients that are partial over the tensor axis (sequence parallelism),
+// that range is summed there first; its data-axis collective is then issued when the next bucket is sent, so that the
+// compute thread need not wait at once. Every collective is issued at a fixed point of the program, whatever has
+// arrived: no order of arrival can make ranks disagree or wait in a circle.
 //
 // Memory of stages 2 and 3: the buckets being written (one; more only while deferred weight gradients or the order of
 // the tape keep several open), kMaxInFlight being sent, and for each of these the rank's part of one bucket.
@@ -31,6 +31,7 @@
 #include <chrono>
 #include <cstdint>
 #include <deque>
+#include <optional>
 #include <unordered_map>
 #include <vector>
 
@@ -91,57 +92,59 @@ class GradReducer : public LeafObserver, public GradSource {
   struct Round {
     Tensor data;                 // [bucket.count]
     std::vector<bool> provided;  // by entry of the bucket: somebody writes it
-    size_t final_entries = 0;
   };
   struct BucketState {
-    size_t trainable_entries = 0;
-    std::deque<Round> open;     // oldest first
-    int64_t rounds_sent = 0;    // rounds that have left `open` this step
-    int64_t rounds_summed = 0;  // rounds that have arrived this step
-    size_t pending = 0;         // flat gradients: parameters that are not final yet
-    FoldCounter fold;           // deterministic
+    size_t trainable = 0;        // parameters that want a gradient
+    size_t behind = 0;           // of these: not final for the next round, or, without rounds, for the step
+    bool flat_ready = false;     // the flat range holds the step's gradients of this rank
+    std::deque<Round> open;      // oldest first
+    int64_t rounds_sent = 0;     // this step
+    int64_t rounds_reduced = 0;  // sent over the data axis, this step
+    int64_t rounds_summed = 0;   // folded or added, this step
+    FoldCounter fold;            // deterministic
   };
   struct LeafState {
     size_t bucket = 0;
     size_t entry = 0;  // of the layout
     int64_t finals = 0;
   };
-  // A bucket on its way: first over the tensor axis, then over the data axis.
+  // A bucket on its way over an axis.
   struct Flight {
     size_t bucket = 0;
-    Tensor data;  // [bucket.count]
-    Tensor part;  // where the reduce-scatter puts this rank's part
-    bool owns_buffer = false;
+    Tensor data;  // [bucket.count]: a round's buffer, or the bucket in the flat range
+    Tensor part;  // where the reduce-scatter of a round puts this rank's part
     Work work;
     BucketTrace trace;
   };
 
+  bool keeps_shard() const { return options_.zero_stage >= 2; }
   // Gradients are written to rounds' buffers, not straight into the flat range.
-  bool uses_rounds() const { return options_.zero_stage >= 2 || options_.deterministic; }
-  Tensor FlatBucket(size_t bucket) const;
-  LeafState& StateOf(Leaf& leaf);
-  // The open round that the leaf's next contribution belongs to.
+  bool uses_rounds() const { return keeps_shard() || options_.deterministic; }
+  LeafState* StateOf(const Leaf& leaf);
+  // The round that the leaf's next contribution belongs to.
   Round& RoundOf(const LeafState& state);
-  void FinishRounds(size_t bucket);
-  // Zeroes what nobody has written of the oldest round: padding, parameters without gradient.
+  void SendRound(size_t bucket);
+  void ReleaseGrads(size_t bucket);
+  // Zeroes what nobody has written of a round: padding, parameters without a gradient.
   void ZeroGaps(size_t bucket, const Round& round) const;
 
   void SendFlatInOrder();
-  void StartTokens(Flight flight, bool sum_tokens);
-  void AfterTokens(Flight flight);
-  void StartData(Flight flight);
-  void AfterData(Flight flight);
+  void SendOverTensor(Flight flight);
+  void AdvanceTensor();
+  void AfterTensor(Flight flight);
+  void SendOverData(Flight flight);
+  // Waits for reductions over the data axis until at most `flights` are under way.
+  void LimitOverData(size_t flights);
+  void AfterData(const Flight& flight);
+  // Adds this rank's part of a round to the shard.
   void AddPart(size_t bucket, const Tensor& part);
-  // Moves on whatever can move without waiting.
-  void Progress();
-  // Waits until at most `buffers` bucket buffers are in flight.
-  void LimitBuffers(size_t buffers);
   void WaitFor(const Work& work);
-  size_t buffers_in_flight() const;
+  Tensor FlatBucket(size_t bucket) const;
+  Tensor ShardOf(size_t bucket) const;
 
   RankContext& context_;
   Communicator& data_;
-  Communicator* const tensor_;
+  Communicator* const tensor_;  // null: nothing to sum there
   const FlatLayout& layout_;
   const ShardMap shard_;
   const Tensor grads_;
@@ -150,8 +153,9 @@ class GradReducer : public LeafObserver, public GradSource {
   std::vector<BucketState> buckets_;
   std::unordered_map<const Leaf*, LeafState> leaves_;
   int64_t micro_batches_ = 0;
-  size_t next_flat_ = 0;                        // first bucket whose flat gradients have not been sent
-  std::deque<Flight> over_tensor_, over_data_;  // in order of issue
+  size_t next_flat_ = 0;  // first bucket whose flat gradients have not been sent
+  std::optional<Flight> over_tensor_;
+  std::deque<Flight> over_data_;  // in order of issue
   bool finishing_ = false;
   ReduceReport report_;
 };

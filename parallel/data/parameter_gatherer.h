@@ -8,8 +8,8 @@
 //                   sharded weights (the EMA of stages 1 to 3) on a model of their own.
 //
 // Collectives are issued by Enter, Leave, StartGather and backward only, never by what has arrived, so all ranks of the
-// axis that run the same model parts in the same order issue the same. The communicator must not be the gradients',
-// whose order of issue is tied to other events; several gatherers may share one.
+// axis that run the same model parts in the same order issue the same. A communicator of its own keeps weights that are
+// waited for from queueing behind gradients; several gatherers may share one.
 //
 // Bytes on the data axis: WholeGatherer (n-1)/n N p per update; UnitGatherer (n-1)/n N p for each forward and each
 // backward, where buckets are units.
@@ -62,7 +62,8 @@ class WholeGatherer : public ParameterGatherer {
   Communicator& data_;
   const FlatLayout& layout_;
   const Tensor weights_;
-  std::vector<Work> works_;  // by bucket
+  const std::vector<std::vector<size_t>> buckets_of_;  // by unit
+  std::vector<Work> works_;                            // by bucket
 };
 
 class UnitGatherer : public ParameterGatherer {
@@ -97,8 +98,9 @@ class UnitGatherer : public ParameterGatherer {
   };
 
   void EnterFrom(int unit, Direction direction);
+  std::span<const size_t> BucketsOf(int unit) const;
   void Start(int unit);
-  void Wait(int unit);
+  void WaitFor(size_t bucket);
   void Release(int unit);
   void ReleaseAllBut(std::optional<int> unit);
   // The next unit of the same part, if any.
@@ -110,9 +112,9 @@ class UnitGatherer : public ParameterGatherer {
   const ShardMap map_;
   const Tensor shard_;
   const std::vector<Range> parts_;
-  std::vector<std::vector<size_t>> buckets_of_;  // by unit
-  std::vector<Gathered> gathered_;               // by bucket
-  std::vector<int> alive_;                       // units in memory or on their way there
+  const std::vector<std::vector<size_t>> buckets_of_;  // by unit
+  std::vector<Gathered> gathered_;                     // by bucket
+  std::vector<int> alive_;                             // units in memory or on their way there
   int64_t bytes_ = 0, peak_bytes_ = 0;
 };
 
