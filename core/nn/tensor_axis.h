@@ -25,7 +25,8 @@ class TensorAxis {
   // Own tokens -> all tokens, before column-parallel layers (qkv, fc1). Backward sums the gradient over the axis.
   virtual Var Enter(Tape& tape, const Var& x_NTD) const = 0;
   // Partial sums of all tokens (from proj, fc2 without their bias) -> own tokens of the sum, plus `bias` [D], added
-  // once. Backward gives every rank the gradient of all tokens, and the bias its column sums over own tokens.
+  // once. Takes the elements of `partial` over: nothing else may read them, before or in backward. Backward gives every
+  // rank the gradient of all tokens, and the bias its column sums over own tokens.
   virtual Var Leave(Tape& tape, const Var& partial_NTD, const Var& bias_D) const = 0;
 
   // A condition ([N, D] or [N, 2, D]) that every rank holds whole and column-parallel layers read: the identity, whose
