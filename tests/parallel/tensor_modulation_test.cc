@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "core/ops/linear.h"
+#include "parallel/comm/fake_comm.h"
 #include "parallel/tensor/tensor_parallel.h"
 #include "tests/parallel/tensor_cases.h"
 
@@ -166,6 +167,53 @@ TEST(TensorModulation, TrafficIsTheFormula) {
     EXPECT_EQ(seat.axis.counters().of(CollectiveKind::kReduceScatter),
               seat.layout.cut ? (Traffic{1, bytes, (t - 1) * bytes / t}) : Traffic{});
     EXPECT_EQ(seat.axis.counters().TotalData().calls, seat.layout.cut ? 2 : 1);
+  });
+}
+
+// A forward and backward of every seam on one rank of an axis.
+void RunSeams(RankContext& context, Communicator& axis, const Layout& layout) {
+  const TensorParallel seams(axis, layout.cut ? layout.tokens : 0);
+  const TensorPart part{axis.rank(), axis.size()};
+  ParameterList parameters;
+  const LinearLayer adaln = LinearLayer::Make(parameters, "adaLN", kWidth, kParts * kWidth,
+                                              {.weight_init = Init::Zero(),
+                                               .weight_shard = {{kParts, kWidth, kWidth}, 1},
+                                               .bias_shard = {{kParts, kWidth}, 1}});
+  const LinearLayer row = LinearLayer::Make(parameters, "row", kWidth, kWidth);
+  for (const auto& parameter : parameters.all()) {
+    parameter->value = Tensor::Zeros(context.allocator(), LocalShape(*parameter, part));
+  }
+  Leaf c{.value = Tensor::Zeros(context.allocator(), {layout.images, kWidth})};
+  Leaf x{.value = Tensor::Zeros(context.allocator(), {layout.images, layout.tokens, kWidth})};
+  const std::vector<Tensor> values = seams.GatherModulations(context, c.value, {&adaln, 1}, kParts);
+  Tape tape(context);
+  const Var modulation = seams.Modulation(tape, seams.EnterCondition(tape, Var(c)), adaln, kParts, values[0]);
+  Var y = seams.Enter(tape, seams.ScatterTokens(tape, Var(x)));
+  y = seams.Leave(tape, Linear(tape, y, Var(*row.weight), Var()), Var(*row.bias));
+  y = seams.GatherTokens(tape, y);
+  tape.Backward({{y, Tensor::Zeros(context.allocator(), y.shape())},
+                 {modulation, Tensor::Zeros(context.allocator(), modulation.shape())}});
+}
+
+// Planned, a rank asks for the same memory and the same traffic, and touches nothing.
+TEST(TensorModulation, PlannedSeamsCountWhatRealOnesDo) {
+  ForEachLayout([](Seat& seat) {
+    RankContext real(1);
+    RunSeams(real, seat.axis, seat.layout);
+    CostRecorder costs;
+    RankContext planned = RankContext::Planning(costs);
+    CollectiveLog log;
+    FakeCommunicator fake(seat.axis.rank(), seat.axis.size(), "tp", &log);
+    RunSeams(planned, fake, seat.layout);
+    EXPECT_EQ(planned.allocator().stats().peak_bytes_in_use, real.allocator().stats().peak_bytes_in_use);
+    EXPECT_EQ(planned.allocator().stats().bytes_in_use, 0);
+    for (int kind = 0; kind < kCollectiveKinds; ++kind) {
+      const CollectiveKind of = static_cast<CollectiveKind>(kind);
+      EXPECT_EQ(fake.counters().of(of), seat.axis.counters().of(of)) << Name(of);
+    }
+    const double own_bytes = 4.0 * static_cast<double>(seat.layout.images * seat.own().size() * kWidth);
+    EXPECT_EQ(costs.totals().at("add_bias").bytes, 2 * own_bytes);
+    EXPECT_EQ(costs.totals().at("column_sums").bytes, own_bytes);
   });
 }
 
