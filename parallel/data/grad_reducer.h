@@ -15,7 +15,7 @@
 // arrived: no order of arrival can make ranks disagree or wait in a circle.
 //
 // Memory of stages 2 and 3: the buckets being written (one; more only while deferred weight gradients or the order of
-// the tape keep several open), kMaxInFlight being sent, and for each of these the rank's part of one bucket.
+// the tape keep several open) and kMaxInFlight being sent, and for each of these the rank's part of one bucket.
 //
 // Deterministic mode (reproducible sums): the gradients of every micro-batch are formed by themselves and folded by a
 // binary counter in the order of virtual shards (VirtualShard below), the order in which the communicator sums ranks
