@@ -11,7 +11,8 @@
 //
 // Progress is any of: a phase entered, a collective issued or done, an operation recorded. Time that the whole process
 // spent suspended does not count, so that a job continued by its scheduler is not taken for hung. A rank that moves
-// again while its dump is being collected is not aborted.
+// again while dumps are being collected is not aborted. A file system that blocks every writer of the run folder blocks
+// the watchdog too: the job then waits for it.
 #pragma once
 
 #include <condition_variable>
@@ -36,7 +37,8 @@ struct WatchdogOptions {
   std::string run_folder;
   std::string coordinates;    // of this rank on the mesh, "pp=0 dp=1 tp=0"
   double hang_seconds = 0.0;  // 0: learned
-  // What ends the job; must not return. Empty: prints, then World::Abort(76). Tests put their own here.
+  // What ends the job. Empty: prints the verdict, then World::Abort(76). For tests, which must go on: the watchdog then
+  // stops watching.
   std::function<void(const Verdict&)> abort;
 };
 
@@ -66,14 +68,14 @@ class HangWatchdog {
   void Tick(double elapsed);
   void LearnFrom(const Beacon::State& state);
   void WriteBeat(const Beacon::State& state);
-  void Suspect();
+  void Suspect(double seconds_over);
   HangDump MakeDump() const;
   void WriteDump();
   // True where this rank is to write the report.
   bool BecomeReporter() const;
   void Report();
   std::vector<RankEvidence> Collect() const;
-  [[noreturn]] void AbortJob(const Verdict& verdict);
+  void AbortJob(const Verdict& verdict);
   std::string File(const std::string& name) const;
 
   World& world_;
@@ -83,13 +85,14 @@ class HangWatchdog {
   const std::vector<RankPlace> places_;
   const std::string folder_;
   const double tick_seconds_;
+  const int beat_descriptor_;
 
   // The thread's own.
   HangDeadline deadline_;
   Progress last_progress_;
   double idle_seconds_ = 0.0;
   Beat written_;
-  bool beat_written_ = false, dumped_ = false;
+  bool beat_written_ = false, dumped_ = false, aborted_ = false;
   int64_t step_seen_ = -1;
   double step_seconds_ = 0.0;  // since step_seen_ began
 

@@ -11,21 +11,21 @@ namespace shardit {
 
 enum class NumericsVerdict : uint8_t { kContinue, kRollBack, kStop };
 
+// What a resumed run must know to go on as if it had not stopped: saved in checkpoints.
+struct NumericsState {
+  int64_t skipped_in_a_row = 0;
+  // Mean and variance of the logarithm of the gradient norm over accepted steps, exponentially weighted.
+  int64_t observed = 0;
+  double mean = 0.0, variance = 0.0;
+};
+
 class NumericsPolicy {
  public:
   static constexpr int64_t kInARow = 10;
 
-  // What a resumed run must know to go on as if it had not stopped: saved in checkpoints.
-  struct State {
-    int64_t skipped_in_a_row = 0;
-    // Mean and variance of the logarithm of the gradient norm over accepted steps, exponentially weighted.
-    int64_t observed = 0;
-    double mean = 0.0, variance = 0.0;
-  };
-
   // spike_z: a step whose log gradient norm lies more than this many standard deviations above the mean is a spike; 0:
   // none is.
-  explicit NumericsPolicy(double spike_z, const State& state = {}) : spike_z_(spike_z), state_(state) {}
+  explicit NumericsPolicy(double spike_z, const NumericsState& state = {}) : spike_z_(spike_z), state_(state) {}
 
   // Before the update: whether the optimizer must skip this step as a spike. Needs kObserved accepted steps.
   bool IsSpike(double grad_norm) const;
@@ -33,9 +33,9 @@ class NumericsPolicy {
   // After every step. `step` is the number of the step just done, from 1; `skipped` by the optimizer, for whichever
   // reason. After kRollBack the caller loads the last checkpoint and calls RolledBack.
   NumericsVerdict Observe(int64_t step, double loss, double grad_norm, bool skipped);
-  void RolledBack(const State& saved);
+  void RolledBack(const NumericsState& saved);
 
-  const State& state() const { return state_; }
+  const NumericsState& state() const { return state_; }
 
  private:
   static constexpr int64_t kObserved = 100;
@@ -43,7 +43,7 @@ class NumericsPolicy {
   void Learn(double grad_norm);
 
   const double spike_z_;
-  State state_;
+  NumericsState state_;
   int64_t failed_step_ = 0;  // where the last roll-back was asked for; 0: none
 };
 

@@ -47,7 +47,7 @@ class RunLease {
  private:
   RunLease() = default;
   absl::Status Acquire(const std::string& run_folder, LeaseOptions options);
-  absl::Status WaitForRemote(const std::string& holder);
+  absl::Status WaitForRemote(const std::string& content);
   absl::Status Write();
   std::string Read() const;
   void Renew();

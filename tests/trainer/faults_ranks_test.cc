@@ -1,0 +1,222 @@
+// The parts of trainer/faults that several ranks run together, on ranks that are threads: the hang watchdog, the
+// agreement at the start, the lease, checksums of replicas and the record of skipped steps.
+#include <unistd.h>
+
+#include <atomic>
+#include <chrono>
+#include <fstream>
+#include <limits>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "core/base/file.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "parallel/comm/world.h"
+#include "tests/trainer/checkpoint_store_testing.h"
+#include "trainer/faults/agreement.h"
+#include "trainer/faults/hang_watchdog.h"
+#include "trainer/faults/replica_checksum.h"
+#include "trainer/faults/run_lease.h"
+#include "trainer/faults/skipped_steps.h"
+#include "trainer/run_config/exit_code.h"
+
+namespace shardit {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+std::string Contents(const std::string& path) { return ReadWholeFile(path, 1 << 20).value_or(""); }
+
+TEST(HangWatchdogTest, NamesTheRankThatDidNotComeToACollective) {
+  const checkpoint_testing::TempFolder folder;
+  std::vector<int32_t> values(3, 1);
+  std::vector<Work> works(3);
+  std::mutex mutex;
+  Verdict verdict;
+  std::atomic<bool> judged{false};
+  RunThreadWorld(3, [&](World& world) {
+    Beacon beacon;
+    OpRing ops;
+    WatchdogOptions options{.run_folder = folder.path(), .coordinates = "dp=0", .hang_seconds = 0.4};
+    options.abort = [&](const Verdict& line) {
+      std::lock_guard<std::mutex> lock(mutex);
+      verdict = line;
+      judged = true;
+    };
+    auto watchdog = HangWatchdog::Start(world, beacon, ops, options);
+    ASSERT_TRUE(watchdog.ok()) << watchdog.status();
+    const size_t rank = static_cast<size_t>(world.rank());
+    beacon.Enter(rank == 1 ? Phase::kDataWait : Phase::kCollective, 7);
+    const auto sum = [&] {
+      return world.comm().AllReduce(&values[rank], &values[rank], 1, ReduceOp::kSum, {.tag = "losses"});
+    };
+    if (rank != 1) works[rank] = sum();
+    while (!judged) std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    if (rank == 1) works[rank] = sum();  // so that the world can end in order
+    works[rank].Wait();
+  });
+  EXPECT_THAT(verdict.odd, ElementsAre(1));
+  EXPECT_THAT(verdict.line, HasSubstr("data_wait of step 7"));
+  const std::string report = Contents(JoinPath(folder.path(), "hang_report.txt"));
+  EXPECT_THAT(report, HasSubstr("* rank 1"));
+  EXPECT_THAT(report, HasSubstr("all-reduce 'losses' on world"));
+}
+
+TEST(HangWatchdogTest, LeavesMovingRanksAlone) {
+  const checkpoint_testing::TempFolder folder;
+  std::atomic<int> verdicts{0};
+  RunThreadWorld(2, [&](World& world) {
+    Beacon beacon;
+    OpRing ops;
+    WatchdogOptions options{.run_folder = folder.path(), .hang_seconds = 1.0};
+    options.abort = [&](const Verdict&) { ++verdicts; };
+    auto watchdog = HangWatchdog::Start(world, beacon, ops, options);
+    ASSERT_TRUE(watchdog.ok()) << watchdog.status();
+    // One rank moves by operations, the other by phases; both for longer than the deadline.
+    for (int i = 0; i < 75; ++i) {
+      if (world.rank() == 0) ops.Record("linear");
+      if (world.rank() == 1) beacon.Enter(Phase::kForward, 1);
+      std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    }
+  });
+  EXPECT_EQ(verdicts, 0);
+  EXPECT_EQ(KindOfPath(JoinPath(folder.path(), "hang_report.txt")), PathKind::kMissing);
+  EXPECT_EQ(KindOfPath(JoinPath(folder.path(), "watch")), PathKind::kMissing);
+}
+
+TEST(AgreementTest, NamesTheFieldThatDiffers) {
+  const absl::StatusOr<std::string> binary = BinaryIdentity();
+  ASSERT_TRUE(binary.ok()) << binary.status();
+  RunThreadWorld(3, [&](World& world) {
+    StartFacts facts{.config_text = "train { seed: 1 }", .binary = *binary, .data = "a.h5 (3 samples)"};
+    EXPECT_TRUE(AgreeOnStart(world.comm(), facts).ok());
+    if (world.rank() == 2) facts.config_text = "train { seed: 2 }";
+    const absl::Status config = AgreeOnStart(world.comm(), facts);
+    EXPECT_EQ(ExitCodeOf(config), ExitCode::kUsage);
+    EXPECT_THAT(config.message(), HasSubstr("rank 2"));
+    EXPECT_THAT(config.message(), HasSubstr("train.seed: 1 -> 2"));
+
+    facts.config_text = "";
+    if (world.rank() == 1) facts.binary = "another";
+    EXPECT_THAT(AgreeOnStart(world.comm(), facts).message(), HasSubstr("CRC32C"));
+    facts.binary = "";
+    if (world.rank() == 0) facts.data = "b.h5 (4 samples)";
+    EXPECT_THAT(AgreeOnStart(world.comm(), facts).message(), HasSubstr("b.h5 (4 samples) -> a.h5 (3 samples)"));
+  });
+}
+
+TEST(ReplicaChecksumTest, IsIndependentOfCutAndOrder) {
+  std::vector<float> values(300000);
+  for (size_t i = 0; i < values.size(); ++i) values[i] = static_cast<float>(i % 977);
+  const uint64_t whole = ChecksumBits(values);
+  ThreadPool pool(3);
+  EXPECT_EQ(ChecksumBits(pool, values), whole);
+  const std::span<const float> all = values;
+  EXPECT_EQ(ChecksumBits(all.subspan(1000), 1000) + ChecksumBits(all.first(1000)), whole);
+  values[5] = -values[5];
+  EXPECT_NE(ChecksumBits(values), whole);
+  values[5] = -values[5];
+  std::swap(values[5], values[6]);
+  EXPECT_NE(ChecksumBits(values), whole);
+  EXPECT_NE(ChecksumBits(std::vector<float>{0.0f}), ChecksumBits(std::vector<float>{-0.0f}));
+}
+
+TEST(ReplicaChecksumTest, NamesTheRankThatDrifted) {
+  RunThreadWorld(3, [](World& world) {
+    ThreadPool pool(1);
+    std::vector<float> weights(100, 0.5f), biases(7, 0.25f);
+    const std::vector<ReplicaPart> parts = {{"weights", weights}, {"biases", biases}};
+    const std::string place = absl::StrCat("rank ", world.rank(), " on node", world.rank());
+    EXPECT_TRUE(CompareReplicas(world.comm(), pool, parts, place).ok());
+    if (world.rank() == 1) biases[3] = std::nextafter(biases[3], 1.0f);
+    const absl::Status status = CompareReplicas(world.comm(), pool, parts, place);
+    EXPECT_EQ(ExitCodeOf(status), ExitCode::kInternal);
+    EXPECT_THAT(status.message(), HasSubstr("rank 1 on node1 against the majority"));
+    EXPECT_THAT(status.message(), HasSubstr("biases"));
+    EXPECT_THAT(std::string(status.message()), ::testing::Not(HasSubstr("weights")));
+  });
+}
+
+TEST(SkippedStepsTest, GathersTheSamplesOfAllRanks) {
+  const checkpoint_testing::TempFolder folder;
+  const std::string path = JoinPath(folder.path(), "skipped.jsonl");
+  RunThreadWorld(2, [&](World& world) {
+    const std::vector<int64_t> ids = {10 + world.rank(), 20 + world.rank()};
+    std::string line;
+    const SkippedStep skipped{.step = 3, .loss = std::numeric_limits<double>::quiet_NaN(), .grad_norm = 2.5};
+    for (int i = 0; i < 2; ++i) {
+      EXPECT_TRUE(RecordSkippedStep(world.comm(), skipped, ids, world.rank() == 0 ? path : "", &line).ok());
+    }
+    EXPECT_EQ(line, R"({"step":3,"reason":"not finite","loss":null,"grad_norm":2.5,"sample_ids":[10,20,11,21]})");
+  });
+  const std::string text = Contents(path);
+  EXPECT_EQ(std::count(text.begin(), text.end(), '\n'), 2);
+}
+
+absl::StatusOr<std::unique_ptr<RunLease>> TakeAlone(const std::string& folder, LeaseOptions options) {
+  World world = SelfWorld();
+  if (!options.lost) options.lost = [](const std::string& holder) { ADD_FAILURE() << "lost to " << holder; };
+  return RunLease::Take(world, folder, options);
+}
+
+TEST(RunLeaseTest, ALiveHolderIsRefusedByNameOnAllRanks) {
+  const checkpoint_testing::TempFolder folder;
+  const auto first = TakeAlone(folder.path(), {});
+  ASSERT_TRUE(first.ok()) << first.status();
+  RunThreadWorld(2, [&](World& world) {
+    const auto second = RunLease::Take(world, folder.path(), {});
+    EXPECT_EQ(ExitCodeOf(second.status()), ExitCode::kCannotCreate) << second.status();
+    EXPECT_THAT(second.status().message(), HasSubstr(absl::StrCat("pid ", getpid())));
+  });
+}
+
+TEST(RunLeaseTest, AReleasedOneAndADeadLocalHoldersAreTakenAtOnce) {
+  const checkpoint_testing::TempFolder folder;
+  const LeaseOptions patient{.remote_patience_seconds = 1e9};
+  ASSERT_TRUE(TakeAlone(folder.path(), patient).ok());
+  EXPECT_EQ(Contents(JoinPath(folder.path(), "lease")), "");
+  // As a killed process leaves it: its name, no lock.
+  std::ofstream(JoinPath(folder.path(), "lease")) << "here\tpid 1 since then\t4\n";
+  EXPECT_TRUE(TakeAlone(folder.path(), {.remote_patience_seconds = 1e9, .host = "here"}).ok());
+}
+
+TEST(RunLeaseTest, ARemoteHolderIsTakenOnlyWhenItNoLongerRenews) {
+  const checkpoint_testing::TempFolder folder;
+  const std::string path = JoinPath(folder.path(), "lease");
+  const LeaseOptions options{.renew_seconds = 0.05, .remote_patience_seconds = 0.4, .host = "here"};
+  std::ofstream(path) << "elsewhere\tpid 1 since then\t4\n";
+  std::thread renewing([&] {
+    std::this_thread::sleep_for(std::chrono::milliseconds(150));
+    std::ofstream(path) << "elsewhere\tpid 1 since then\t5\n";
+  });
+  const auto refused = TakeAlone(folder.path(), options);
+  renewing.join();
+  EXPECT_EQ(ExitCodeOf(refused.status()), ExitCode::kCannotCreate) << refused.status();
+  EXPECT_THAT(refused.status().message(), HasSubstr("elsewhere"));
+  EXPECT_TRUE(TakeAlone(folder.path(), options).ok());
+}
+
+TEST(RunLeaseTest, AHolderNoticesThatItLostTheFolder) {
+  const checkpoint_testing::TempFolder folder;
+  std::atomic<bool> lost{false};
+  LeaseOptions options{.renew_seconds = 0.02};
+  options.lost = [&](const std::string& holder) {
+    EXPECT_THAT(holder, HasSubstr("elsewhere"));
+    lost = true;
+  };
+  const auto lease = TakeAlone(folder.path(), options);
+  ASSERT_TRUE(lease.ok());
+  const std::string other = JoinPath(folder.path(), "other");
+  std::ofstream(other) << "elsewhere\tpid 1 since then\t1\n";
+  ASSERT_EQ(std::rename(other.c_str(), JoinPath(folder.path(), "lease").c_str()), 0);
+  for (int i = 0; i < 500 && !lost; ++i) std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  EXPECT_TRUE(lost);
+}
+
+}  // namespace
+}  // namespace shardit
