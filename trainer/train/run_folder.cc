@@ -1,8 +1,11 @@
 #include "trainer/train/run_folder.h"
 
+#include <fcntl.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <chrono>
+#include <memory>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
@@ -12,11 +15,15 @@
 #include "core/base/status_macros.h"
 #include "parallel/comm/agree_status.h"
 #include "trainer/checkpoint/checkpoint_names.h"
+#include "trainer/run_config/exit_code.h"
 
 namespace shardit {
 namespace {
 
 constexpr int64_t kMaxIdFileBytes = 4096;
+// Beyond one checkpoint: manifests, logs, the block sizes of file systems.
+constexpr int64_t kSpareBytes = 16 << 20;
+constexpr int64_t kRehearsedBytes = 1 << 20;  // written for real
 
 // Different for every start anywhere: time, process and host.
 std::string NewId() {
@@ -47,6 +54,46 @@ absl::StatusOr<std::string> MakeRunFolder(const RunFolder& folder) {
   return id;
 }
 
+// Reserves `bytes` in the file. Unimplemented where the file system cannot; no fallback that writes them all, as
+// posix_fallocate has: a checkpoint may be terabytes.
+absl::Status Reserve(const std::string& path, int64_t bytes) {
+  const int descriptor = open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+  if (descriptor < 0) return ErrnoStatus(errno, absl::StrCat("cannot create ", Quoted(path)));
+  int error = 0;
+  do {
+    error = fallocate(descriptor, 0, 0, bytes) == 0 ? 0 : errno;
+  } while (error == EINTR);
+  close(descriptor);
+  // EFBIG: more than one file may hold, which says nothing about many.
+  if (error == EOPNOTSUPP || error == ENOSYS || error == EFBIG) return absl::UnimplementedError("cannot be reserved");
+  if (error != 0) return ErrnoStatus(error, absl::StrCat("cannot reserve ", bytes, " bytes in ", Quoted(path)));
+  return absl::OkStatus();
+}
+
+// Writes and syncs a little, as a save will.
+absl::Status WriteALittle(const std::string& path) {
+  ASSIGN_OR_RETURN(const std::unique_ptr<WritableFile> file, PosixFileSystem().Create(path));
+  const std::string block(kRehearsedBytes, 'r');
+  RETURN_IF_ERROR(file->WriteAt(0, block.data(), kRehearsedBytes));
+  RETURN_IF_ERROR(file->Sync());
+  return file->Close();
+}
+
+absl::Status Rehearse(const std::string& folder, int64_t bytes) {
+  const std::string path = JoinPath(folder, absl::StrCat("rehearsal.tmp-", getpid()));
+  absl::Status status = Reserve(path, bytes);
+  ASSIGN_OR_RETURN(const int64_t free, FreeBytes(folder));
+  if (absl::IsUnimplemented(status)) {
+    status = free >= bytes ? absl::OkStatus() : absl::ResourceExhaustedError("too few bytes are free");
+  }
+  if (status.ok()) status = WriteALittle(path);
+  PosixFileSystem().RemoveFile(path).IgnoreError();
+  if (!absl::IsResourceExhausted(status)) return status;
+  return absl::ResourceExhaustedError(absl::StrCat(Quoted(folder), ": one checkpoint needs ", bytes,
+                                                   " bytes, free are ", free, " (", std::string(status.message()),
+                                                   "); free space, raise the quota, or give another --out"));
+}
+
 }  // namespace
 
 absl::StatusOr<RunFolder> RunFolder::Open(Communicator& world, const std::string& path) {
@@ -71,6 +118,12 @@ absl::StatusOr<RunFolder> RunFolder::Open(Communicator& world, const std::string
   }
   RETURN_IF_ERROR(AgreeStatus(world, shared));
   return folder;
+}
+
+absl::Status RunFolder::RehearseCheckpoint(Communicator& world, int64_t checkpoint_bytes) const {
+  absl::Status rehearsed;
+  if (world.rank() == 0) rehearsed = Rehearse(checkpoints(), checkpoint_bytes + kSpareBytes);
+  return AgreeStatus(world, rehearsed);
 }
 
 absl::Status RunFolder::WriteConfig(const std::string& text) const {

@@ -1,5 +1,5 @@
-// The folder of one run: config.textproto, run_id, log.txt, metrics.jsonl, tensorboard/, checkpoints/, samples/. Shared
-// by all ranks; rank 0 makes and fills it.
+// The folder of one run, whose lease (trainer/faults/run_lease.h) the job holds: config.textproto, run_id, log.txt,
+// metrics.jsonl, tensorboard/, checkpoints/, samples/. Shared by all ranks; rank 0 makes and fills it.
 #pragma once
 
 #include <string>
@@ -21,6 +21,12 @@ struct RunFolder {
   // Collective: rank 0 makes the folders and, for a new run, the run id; all ranks learn both ids and check that they
   // see the folder that rank 0 made.
   static absl::StatusOr<RunFolder> Open(Communicator& world, const std::string& path);
+
+  // Collective, before the first step: whether the file system would take one checkpoint of `checkpoint_bytes` in all,
+  // with some room to spare. Rank 0 reserves that much in a file, writes a little for real, and removes it again, so
+  // that quotas count too; where the file system cannot reserve, its count of free bytes decides. ResourceExhausted
+  // with the sizes, exit code 74; a folder that cannot be written: 73.
+  absl::Status RehearseCheckpoint(Communicator& world, int64_t checkpoint_bytes) const;
 
   // Rank 0: replaces config.textproto.
   absl::Status WriteConfig(const std::string& text) const;
