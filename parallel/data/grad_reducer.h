@@ -65,7 +65,7 @@ struct ReduceReport {
 
 class GradReducer : public LeafObserver, public GradSource {
  public:
-  static constexpr size_t kMaxInFlight = 2;  // bucket buffers being sent, stages 2 and 3 or deterministic
+  static constexpr size_t kMaxInFlight = 2;  // bucket buffers being sent in stages 2 and 3
 
   // `grads`: the flat range [layout.size()] in stages 0 and 1, the shard [ShardMap(layout, n, r).size()] in 2 and 3;
   // zeroed here. The layout's parameters get their gradients from here on: views of the flat range, or this object as
