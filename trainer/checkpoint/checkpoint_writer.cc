@@ -20,15 +20,32 @@ SafetensorsSpec SpecOf(const SliceRef& slice) {
   return {SliceKey(slice.group, slice.name, slice.shape, slice.box), SafetensorsType::kF32, slice.box.extent};
 }
 
-// Writes one slice block by block and fills in its CRCs.
-absl::Status WriteSlice(const SliceRef& slice, SafetensorsWriter* writer, StoredSlice* stored) {
-  const char* data = reinterpret_cast<const char*>(slice.data);
-  const int64_t bytes = stored->bytes();
+constexpr int64_t kItem = sizeof(float);
+static_assert(SliceRef::kReadElements * kItem % kCheckpointBlockBytes == 0, "pieces end where blocks end");
+
+// Writes the next bytes of a slice, which begin on a block boundary, block by block and adds their CRCs.
+absl::Status WriteBlocks(const char* data, int64_t bytes, SafetensorsWriter* writer, StoredSlice* stored) {
   for (int64_t begin = 0; begin < bytes; begin += kCheckpointBlockBytes) {
     const int64_t block = std::min(kCheckpointBlockBytes, bytes - begin);
     stored->block_crcs.push_back(Crc32c(data + begin, static_cast<size_t>(block)));
     stored->crc = Crc32cExtend(stored->crc, data + begin, static_cast<size_t>(block));
     RETURN_IF_ERROR(writer->Append(data + begin, block));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status WriteSlice(const SliceRef& slice, SafetensorsWriter* writer, StoredSlice* stored) {
+  if (slice.data != nullptr) {
+    RETURN_IF_ERROR(WriteBlocks(reinterpret_cast<const char*>(slice.data), stored->bytes(), writer, stored));
+  } else {
+    const int64_t elements = Volume(slice.box);
+    const int64_t piece = std::min(elements, SliceRef::kReadElements);
+    const auto staged = std::make_unique_for_overwrite<float[]>(static_cast<size_t>(piece));
+    for (int64_t begin = 0; begin < elements; begin += piece) {
+      const int64_t count = std::min(piece, elements - begin);
+      RETURN_IF_ERROR(slice.read(begin, count, staged.get()));
+      RETURN_IF_ERROR(WriteBlocks(reinterpret_cast<const char*>(staged.get()), count * kItem, writer, stored));
+    }
   }
   KillPoint("checkpoint.slice_written");
   return absl::OkStatus();
@@ -65,14 +82,25 @@ absl::Status CheckpointWriter::Prepare() {
   return exchange_.agree(status);
 }
 
-absl::StatusOr<SaveReport> CheckpointWriter::Save(const RunState& state, std::span<const SliceRef> slices) {
-  const bool is_root = exchange_.rank == 0;
+void CheckpointWriter::Begin(const RunState& state) {
   CHECK_EQ(state.run_id, options_.run_id) << "[CheckpointWriter] the state belongs to another run";
   temp_folder_ = JoinPath(options_.checkpoints, TempFolderName(state.step, options_.run_id, options_.attempt));
   KillPoint("checkpoint.begin");
+}
+
+SaveReport CheckpointWriter::ReportOf(int64_t step) const {
+  SaveReport report;
+  report.step = step;
+  report.folder = JoinPath(options_.checkpoints, StepFolderName(step));
+  return report;
+}
+
+absl::StatusOr<SaveReport> CheckpointWriter::Save(const RunState& state, std::span<const SliceRef> slices) {
+  const bool is_root = exchange_.rank == 0;
+  Begin(state);
   RETURN_IF_ERROR(exchange_.agree(is_root ? MakeTempFolder(state.step) : absl::OkStatus()));
 
-  const absl::StatusOr<RankTable> table = WriteShard(slices);
+  const absl::StatusOr<RankTable> table = WriteShard(exchange_.rank, exchange_.world, slices);
   absl::Status status = exchange_.agree(table.status());
   KillPoint("checkpoint.shards_agreed");
   if (status.ok()) {
@@ -87,9 +115,7 @@ absl::StatusOr<SaveReport> CheckpointWriter::Save(const RunState& state, std::sp
     return status;
   }
 
-  SaveReport report;
-  report.step = state.step;
-  report.folder = JoinPath(options_.checkpoints, StepFolderName(state.step));
+  SaveReport report = ReportOf(state.step);
   report.bytes = table->shard.file_bytes;
   if (options_.retention.keep_last > 0) {
     RETURN_IF_ERROR(exchange_.agree(VerifyOwnShard(state.step)));
@@ -97,6 +123,30 @@ absl::StatusOr<SaveReport> CheckpointWriter::Save(const RunState& state, std::sp
   }
   if (is_root) TidyUp(state.step, &report);
   KillPoint("checkpoint.end");
+  return report;
+}
+
+absl::StatusOr<SaveReport> CheckpointWriter::SaveShards(
+    const RunState& state, int64_t shards, absl::FunctionRef<std::vector<SliceRef>(int64_t shard)> slices) {
+  CHECK(exchange_.world == 1 && options_.retention.keep_last == 0)
+      << "[CheckpointWriter] SaveShards is for one process";
+  Begin(state);
+  RETURN_IF_ERROR(MakeTempFolder(state.step));
+  SaveReport report = ReportOf(state.step);
+  const auto write = [&]() -> absl::Status {
+    std::vector<std::string> tables;
+    for (int64_t shard = 0; shard < shards; ++shard) {
+      ASSIGN_OR_RETURN(const RankTable table, WriteShard(shard, shards, slices(shard)));
+      report.bytes += table.shard.file_bytes;
+      tables.push_back(EncodeRankTable(table));
+    }
+    return Commit(state, tables);
+  };
+  if (const absl::Status status = write(); !status.ok()) {
+    RemoveTree(*options_.fs, temp_folder_).IgnoreError();  // the first error is the one to report
+    return status;
+  }
+  TidyUp(state.step, &report);
   return report;
 }
 
@@ -116,13 +166,13 @@ absl::Status CheckpointWriter::CheckReplaceable(const std::string& final_folder)
                                                "', expected '", options_.run_id, "'; choose another run folder"));
 }
 
-absl::StatusOr<RankTable> CheckpointWriter::WriteShard(std::span<const SliceRef> slices) {
+absl::StatusOr<RankTable> CheckpointWriter::WriteShard(int64_t rank, int64_t world, std::span<const SliceRef> slices) {
   RankTable table;
-  table.shard.file = ShardFileName(exchange_.rank, exchange_.world);
+  table.shard.file = ShardFileName(rank, world);
   const std::string path = JoinPath(temp_folder_, table.shard.file);
   const absl::Status status = WriteSlices(slices, path, &table);
   if (!status.ok()) {
-    return absl::Status(status.code(), absl::StrCat("rank ", exchange_.rank, ": ", status.message()));
+    return absl::Status(status.code(), absl::StrCat("rank ", rank, ": ", status.message()));
   }
   KillPoint("checkpoint.shard_written");
   return table;

@@ -1,6 +1,7 @@
 // Saving: every rank writes one shard of its own slices, rank 0 commits. After a crash at any moment the folder holds
 // the old checkpoints or the old ones and the new one, never a mix; the steps are in docs/formats.md, "Commit".
-// Save is collective: all ranks call it for the same step in the same order, and all get the same verdict.
+// Save is collective: all ranks call it for the same step in the same order, and all get the same verdict. Beyond the
+// caller's slices a rank holds one header and one table of its slices, and rank 0 the manifest.
 #pragma once
 
 #include <array>
@@ -10,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
@@ -27,7 +29,12 @@ struct SliceRef {
   std::string name;
   std::vector<int64_t> shape;   // global
   Box box;                      // not empty, inside the shape
-  const float* data = nullptr;  // the box's elements, row-major, in host memory
+  const float* data = nullptr;  // the box's elements, row-major, in host memory; null where `read` brings them
+  // Fills `out` with the box's elements [begin, begin + count), row-major. Called once for each, ascending, with at
+  // most kReadElements.
+  std::function<absl::Status(int64_t begin, int64_t count, float* out)> read = nullptr;
+
+  static constexpr int64_t kReadElements = 4 << 20;  // 16 MiB
 };
 
 // What the writer needs from the other ranks. Both functions are collective and are called by every rank in the same
@@ -91,9 +98,16 @@ class CheckpointWriter {
   // from before a resume at an earlier one, is replaced. The slices must not change until it returns.
   absl::StatusOr<SaveReport> Save(const RunState& state, std::span<const SliceRef> slices);
 
+  // The same by one process alone (a world of 1: CHECK), which writes `shards` shards one after the other; slices(i)
+  // are those of shard i. Removes nothing.
+  absl::StatusOr<SaveReport> SaveShards(const RunState& state, int64_t shards,
+                                        absl::FunctionRef<std::vector<SliceRef>(int64_t shard)> slices);
+
  private:
+  void Begin(const RunState& state);
   absl::Status MakeTempFolder(int64_t step);
-  absl::StatusOr<RankTable> WriteShard(std::span<const SliceRef> slices);
+  SaveReport ReportOf(int64_t step) const;
+  absl::StatusOr<RankTable> WriteShard(int64_t rank, int64_t world, std::span<const SliceRef> slices);
   absl::Status WriteSlices(std::span<const SliceRef> slices, const std::string& path, RankTable* table);
   absl::Status Commit(const RunState& state, const std::vector<std::string>& tables);
   absl::Status Publish(int64_t step);

@@ -22,6 +22,7 @@ std::vector<int64_t> StepsToRemove(std::span<const int64_t> steps, int64_t newes
 absl::StatusOr<std::vector<int64_t>> ApplyRetention(FileSystem& fs, const std::string& checkpoints,
                                                     const std::string& run_id, const std::string& attempt,
                                                     int64_t newest, const Retention& retention) {
+  if (retention.keep_last == 0) return std::vector<int64_t>();
   ASSIGN_OR_RETURN(const std::vector<CommittedCheckpoint> all, ListCheckpoints(checkpoints));
   std::vector<int64_t> steps;
   for (const CommittedCheckpoint& checkpoint : all) {
