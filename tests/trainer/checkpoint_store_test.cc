@@ -293,6 +293,41 @@ TEST(AsyncCheckpointer, WritesBehindFromACopy) {
   EXPECT_TRUE(HoldsStep(*OpenCheckpointStep(folder.path(), 2), 2));
 }
 
+// The memory bound: one copy of what this rank stores, taken once, whether it is reserved ahead or not; and a second
+// save does not begin before the first has ended.
+TEST(AsyncCheckpointer, HoldsOneCopyAndOneSaveInFlight) {
+  for (const bool reserved : {true, false}) {
+    TempFolder folder;
+    FaultFileSystem fs;
+    AsyncCheckpointer checkpointer({{folder.path(), "run-1", "1", {}, &fs}, SingleRankExchange()}, true);
+    const auto mine = CutState(1, Cut::kFlat, 0, 1);
+    int64_t bytes = 0;
+    for (const SliceRef& slice : mine->slices) bytes += Volume(slice.box) * 4;
+    if (reserved) checkpointer.Reserve(mine->slices);
+    fs.closed = true;  // the first save waits at its first operation
+    ASSERT_TRUE(checkpointer.Save(TestState(1), mine->slices).ok());
+    std::atomic<bool> second_returned = false;
+    std::thread training([&] {
+      EXPECT_TRUE(checkpointer.Save(TestState(2), mine->slices).ok());
+      second_returned = true;
+    });
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    EXPECT_FALSE(second_returned);
+    EXPECT_TRUE(fs.log().empty());
+    fs.Open();
+    training.join();
+    const auto first = checkpointer.TakeReport();
+    ASSERT_TRUE(first);
+    EXPECT_EQ(first->save.step, 1);
+    EXPECT_EQ(first->copy_bytes, bytes);
+    ASSERT_TRUE(checkpointer.Wait().ok());
+    const auto second = checkpointer.TakeReport();
+    ASSERT_TRUE(second);
+    EXPECT_EQ(second->copy_bytes, bytes);
+    EXPECT_TRUE(HoldsStep(*OpenCheckpointStep(folder.path(), 1), 1));
+  }
+}
+
 TEST(AsyncCheckpointer, ErrorsSurfaceOnceOnTheNextCall) {
   for (const bool async : {true, false}) {
     TempFolder folder;

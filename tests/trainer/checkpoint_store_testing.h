@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <atomic>
 #include <barrier>
+#include <condition_variable>
 #include <cstdint>
 #include <filesystem>
 #include <functional>
@@ -227,13 +228,20 @@ struct FileOperation {
 };
 
 // The real file system, with a log, and with failures: the disk fills after some bytes, or the k-th operation (from 0)
-// fails as a broken device would. Thread-safe.
+// fails as a broken device would, or operations wait until Open is called. Thread-safe.
 class FaultFileSystem final : public FileSystem {
  public:
   int64_t bytes_left = INT64_MAX;
   int64_t fail_operation = -1;
   bool fail_only_syncs = false;  // count only fsyncs of files and folders for fail_operation
   bool no_exchange = false;
+  bool closed = false;
+
+  void Open() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    closed = false;
+    opened_.notify_all();
+  }
 
   std::vector<FileOperation> log() {
     const std::lock_guard<std::mutex> lock(mutex_);
@@ -306,7 +314,8 @@ class FaultFileSystem final : public FileSystem {
   }
 
   absl::Status Do(FileOperation operation) {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    std::unique_lock<std::mutex> lock(mutex_);
+    opened_.wait(lock, [&] { return !closed; });
     const bool is_sync =
         operation.kind == FileOperation::Kind::kSync || operation.kind == FileOperation::Kind::kSyncFolder;
     if ((!fail_only_syncs || is_sync) && count_++ == fail_operation) {
@@ -318,6 +327,7 @@ class FaultFileSystem final : public FileSystem {
 
   FileSystem& real_ = PosixFileSystem();
   std::mutex mutex_;
+  std::condition_variable opened_;
   std::vector<FileOperation> log_;
   int64_t count_ = 0;
 };

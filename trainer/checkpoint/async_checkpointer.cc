@@ -1,5 +1,6 @@
 #include "trainer/checkpoint/async_checkpointer.h"
 
+#include <algorithm>
 #include <chrono>
 #include <cstring>
 #include <utility>
@@ -14,6 +15,12 @@ using Clock = std::chrono::steady_clock;
 
 double MillisecondsSince(Clock::time_point start) {
   return std::chrono::duration<double, std::milli>(Clock::now() - start).count();
+}
+
+int64_t ElementsOf(std::span<const SliceRef> slices) {
+  int64_t elements = 0;
+  for (const SliceRef& slice : slices) elements += Volume(slice.box);
+  return elements;
 }
 
 }  // namespace
@@ -50,23 +57,33 @@ absl::Status AsyncCheckpointer::Wait() {
 // Turns the finished save into a report or an error.
 absl::Status AsyncCheckpointer::Collect() {
   if (!result_.ok()) return result_.status();
-  report_ = CheckpointTiming{*result_, stall_ms_, write_ms_};
+  report_ = CheckpointTiming{*result_, stall_ms_, write_ms_, buffer_elements_ * static_cast<int64_t>(sizeof(float))};
   return absl::OkStatus();
 }
 
 std::optional<CheckpointTiming> AsyncCheckpointer::TakeReport() { return std::exchange(report_, std::nullopt); }
 
+void AsyncCheckpointer::HoldElements(int64_t elements) {
+  if (elements <= buffer_elements_) return;
+  buffer_.reset();  // before the new one exists: one copy is the bound
+  buffer_ = std::make_unique_for_overwrite<float[]>(static_cast<size_t>(elements));
+  buffer_elements_ = elements;
+}
+
+void AsyncCheckpointer::Reserve(std::span<const SliceRef> slices) {
+  if (!async_) return;
+  CHECK(!thread_.joinable()) << "[AsyncCheckpointer] Reserve comes before the first save";
+  const int64_t elements = ElementsOf(slices);
+  HoldElements(elements);
+  std::fill_n(buffer_.get(), elements, 0.0f);
+}
+
 void AsyncCheckpointer::Snapshot(std::span<const SliceRef> slices) {
-  int64_t elements = 0;
-  for (const SliceRef& slice : slices) elements += Volume(slice.box);
-  if (elements > buffer_elements_) {
-    buffer_.reset();  // before the new one exists: one copy is the bound
-    buffer_ = std::make_unique_for_overwrite<float[]>(static_cast<size_t>(elements));
-    buffer_elements_ = elements;
-  }
+  HoldElements(ElementsOf(slices));
   owned_.assign(slices.begin(), slices.end());
   float* to = buffer_.get();
   for (SliceRef& slice : owned_) {
+    CHECK(slice.data != nullptr) << "[AsyncCheckpointer] " << slice.name << " is not in memory";
     const int64_t count = Volume(slice.box);
     std::memcpy(to, slice.data, static_cast<size_t>(count) * sizeof(float));
     slice.data = to;

@@ -1,6 +1,6 @@
 // Saving behind the training step. Save copies the slices into buffers of its own at the step boundary and returns; a
 // thread writes and commits them. One save is in flight at a time, so memory is bounded by one copy of what this rank
-// stores, and the buffers are reused.
+// stores, and the buffers are reused. One thread copies: it alone reaches what memory gives.
 //
 // The collective callbacks of the writer run on that thread: they need a communicator that nothing else uses. Because
 // the verdict of a save is the same on all ranks, so is what Save and Wait return, if all ranks call them alike.
@@ -21,8 +21,9 @@ namespace shardit {
 
 struct CheckpointTiming {
   SaveReport save;
-  double stall_ms = 0;  // that the training step waited: for the save before, and for the copy (or the whole write)
-  double write_ms = 0;  // from the end of the copy to the end of the save
+  double stall_ms = 0;     // that the training step waited: for the save before, and for the copy (or the whole write)
+  double write_ms = 0;     // from the end of the copy to the end of the save
+  int64_t copy_bytes = 0;  // held for the copy, between saves too; 0 where the writer reads the caller's data
 };
 
 // Called from one thread.
@@ -37,7 +38,12 @@ class AsyncCheckpointer {
 
   // Waits for the save before. If that one failed, returns its error, once, and does not start this one; the caller
   // decides whether to try again or to stop. Data may change as soon as it returns.
+  // Asynchronous saves take slices with `data` (CHECK).
   absl::Status Save(const RunState& state, std::span<const SliceRef> slices);
+
+  // Takes and touches the memory for a copy of such slices ahead of the first save, which then stalls for a copy alone
+  // (new pages cost several times that), and running out of memory is met at the start. Does nothing without `async`.
+  void Reserve(std::span<const SliceRef> slices);
 
   // Waits for the save in flight and returns its error, once.
   absl::Status Wait();
@@ -49,6 +55,7 @@ class AsyncCheckpointer {
   void Snapshot(std::span<const SliceRef> slices);
   void Write(const RunState& state, std::span<const SliceRef> slices);
   absl::Status Collect();
+  void HoldElements(int64_t elements);
 
   CheckpointWriter writer_;
   const bool async_;
