@@ -22,6 +22,10 @@ absl::Status CheckOptions(const LoaderOptions& options) {
     return refuse(absl::StrCat("expected a global batch that ", options.dp_size, " data-parallel ranks divide, got ",
                                options.global_batch, "; change train.global_batch or parallel.dp"));
   }
+  if (options.run < 0 || (options.run > 0 && options.global_batch / options.dp_size % options.run != 0)) {
+    return refuse(absl::StrCat("expected runs that divide a rank's ", options.global_batch / options.dp_size,
+                               " samples, got runs of ", options.run));
+  }
   if (options.prefetch < 1 || options.prefetch > 1024) {
     return refuse(absl::StrCat("expected a prefetch depth in [1, 1024], got ", options.prefetch));
   }
@@ -100,17 +104,17 @@ void Loader::ReadAhead() {
 absl::Status Loader::Fill(int64_t step, Slot& slot) {
   const int64_t count = local_batch();
   const int64_t elements = dataset_->shape().elements();
-  const int64_t first = step * options_.global_batch + options_.dp_rank * count;
+  const int64_t run = options_.run == 0 ? count : options_.run;
   slot.batch.step = step;
-  slot.batch.first_position = first;
   for (int64_t i = 0; i < count; ++i) {
-    const auto position = static_cast<uint64_t>(first + i);
+    const int64_t run_index = (i / run) * options_.dp_size + options_.dp_rank;
+    const auto position = static_cast<uint64_t>(step * options_.global_batch + run_index * run + i % run);
     const int64_t sample = stream_.SampleAt(position);
     const bool mirror = options_.flip && (RngKey{options_.seed, RngPurpose::kFlip, position}.Word(0) >> 31) != 0;
     RETURN_IF_ERROR(reader_.Read(sample, {options_.seed, position, mirror}, slot.x.data() + i * elements));
     slot.y.data()[i] = dataset_->label(sample);
     slot.sample_ids.data()[i] = sample;
-    slot.positions.data()[i] = first + i;
+    slot.positions.data()[i] = static_cast<int64_t>(position);
     if (stop_.load(std::memory_order_relaxed)) return absl::CancelledError("loader: stopped");
   }
   return absl::OkStatus();

@@ -1,7 +1,8 @@
 // Batches for training, prefetched. Step s consumes positions [s B, (s + 1) B) of the endless sample stream
 // (data/epoch_order.h), B the global batch; rank r of n data-parallel ranks gets positions s B + [r B / n, (r + 1) B /
-// n). Nothing is dropped at epoch ends and nothing is kept between steps: a loader that starts at step s continues
-// exactly what another one, on any number of ranks, left there.
+// n), or, dealt out in runs, the runs r, r + n, r + 2 n, ... of the B positions. Nothing is dropped at epoch ends and
+// nothing is kept between steps: a loader that starts at step s continues exactly what another one, on any number of
+// ranks, left there.
 //
 // Everything random is a function of (seed, position): the order, the mirror along the width (probability one half: the
 // first bit of Philox(seed, kFlip, position)), the posterior draw of files that hold moments.
@@ -33,6 +34,7 @@ struct LoaderOptions {
   int64_t global_batch = 1;  // samples a step over all ranks
   int64_t dp_rank = 0;
   int64_t dp_size = 1;
+  int64_t run = 0;  // samples of a run, a divisor of global_batch / dp_size; 0: one run a rank
   bool flip = true;
   int64_t start_step = 0;
   int prefetch = 2;  // batches read ahead of the one in use, at least 1
@@ -41,7 +43,6 @@ struct LoaderOptions {
 // A rank's part of one step: n = B / dp_size samples. Views into the loader, valid until the next call of Next.
 struct Batch {
   int64_t step = 0;
-  int64_t first_position = 0;           // of this rank's part; position j of the batch is first_position + j
   double wait_ms = 0;                   // how long Next blocked for this batch: the step's data_wait_ms
   std::span<const float> x;             // [n, C, H, W], 64-byte aligned
   std::span<const int32_t> y;           // [n]

@@ -1,8 +1,9 @@
-// DiffusionBatch: noised images on their way through the model, and the one place where forward pass and loss meet:
-// training, held-out loss and parity all go through ForwardLoss.
+// DiffusionBatch: noised images on their way through the model, and the loss of what it makes of them. Training,
+// held-out loss and parity all go through these functions.
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "core/autograd/tape.h"
 #include "model/diffusion.h"
@@ -31,10 +32,14 @@ struct ForwardLossResult {
   Var output;
   Tensor d_output;  // gradient of the loss; undefined where the tape does not record
   LossResult loss;  // the images' sums over `denominator`
+  std::vector<ImageLoss> per_image;
 };
 
 // Runs the model and its loss. `denominator` is the number of images that the loss is a mean over (DiffusionLossArgs).
 ForwardLossResult ForwardLoss(Tape& tape, const Dit& model, const Diffusion& diffusion, const DiffusionBatch& batch,
                               double denominator, const DitForwardOptions& options = {});
+// The loss alone, of an output that the model has already given for the batch.
+ForwardLossResult LossOf(Tape& tape, Var output, const Diffusion& diffusion, const DiffusionBatch& batch,
+                         double denominator);
 
 }  // namespace shardit

@@ -156,12 +156,17 @@ int64_t ParameterCount(const DitConfig& config) {
 }
 
 double MacsForward(const DitConfig& config) {
-  const double d = config.width;
+  const std::vector<double> units = UnitMacs(config);
+  return std::accumulate(units.begin(), units.end(), 0.0);
+}
+
+std::vector<double> UnitMacs(const DitConfig& config) {
+  const double d = config.width, tokens = config.tokens();
   const Design design = DesignOf(config.conditioning);
-  double macs = static_cast<double>(config.tokens()) * d * (config.patch_in() + config.patch_out());
-  macs += kFrequencies * d + d * d;
-  macs += config.depth * BlockMacs(config, design);
-  return macs + design.final_modulation * d * d;
+  std::vector<double> units(static_cast<size_t>(config.depth) + 2, BlockMacs(config, design));
+  units.front() = tokens * d * config.patch_in() + kFrequencies * d + d * d;
+  units.back() = tokens * d * config.patch_out() + design.final_modulation * d * d;
+  return units;
 }
 
 }  // namespace shardit

@@ -54,6 +54,9 @@ int64_t PositionTableCount(const DitConfig& config);
 double MacsForward(const DitConfig& config);
 inline double GmacsForward(const DitConfig& config) { return 1e-9 * MacsForward(config); }
 
+// The same by unit of the chain (model/dit.h): embedding, blocks, final layer. Sums to MacsForward.
+std::vector<double> UnitMacs(const DitConfig& config);
+
 // Floating-point operations to train on one image: two to a multiply-accumulate, and backward costs twice the forward.
 inline double TrainFlops(const DitConfig& config) { return 3.0 * 2.0 * MacsForward(config); }
 

@@ -115,11 +115,9 @@ absl::Status WriteNpz(const std::string& path, const std::vector<float>& latents
 
 }  // namespace
 
-std::vector<float> DrawSamples(RankContext& context, const Dit& model, const Sampler& sampler, int64_t batch,
-                               int64_t first, const std::vector<int32_t>& labels) {
-  const DitConfig& config = model.config();
-  const int64_t count = static_cast<int64_t>(labels.size()), elements = config.latent_elements();
-  const SampledModel call = [&](const float* x, const int64_t* t, const int32_t* y, int64_t n, float* out) {
+SampledModel SampledModelOf(RankContext& context, const Dit& model) {
+  return [&context, &model](const float* x, const int64_t* t, const int32_t* y, int64_t n, float* out) {
+    const DitConfig& config = model.config();
     Tape tape(context, Tape::Mode::kInference);
     const DitInput input{Tensor::Borrow(const_cast<float*>(x), {n, config.channels, config.side, config.side}),
                          Tensor::Borrow(const_cast<int64_t*>(t), {n}, DType::kI64),
@@ -127,6 +125,11 @@ std::vector<float> DrawSamples(RankContext& context, const Dit& model, const Sam
     const Var output = model.Forward(tape, input);
     std::memcpy(out, output.value().data(), static_cast<size_t>(output.value().bytes()));
   };
+}
+
+std::vector<float> DrawSamples(RankContext& context, const SampledModel& model, const Sampler& sampler, int64_t batch,
+                               int64_t first, const std::vector<int32_t>& labels) {
+  const int64_t count = static_cast<int64_t>(labels.size()), elements = sampler.latent_elements();
   std::vector<float> latents(static_cast<size_t>(count * elements));
   std::vector<int64_t> samples(static_cast<size_t>(batch));
   std::vector<int32_t> batch_labels(static_cast<size_t>(batch));
@@ -139,7 +142,7 @@ std::vector<float> DrawSamples(RankContext& context, const Dit& model, const Sam
       samples[static_cast<size_t>(i)] = first + source;
       batch_labels[static_cast<size_t>(i)] = labels[static_cast<size_t>(source)];
     }
-    sampler.Sample(call, samples, batch_labels, context.pool(), out.data());
+    sampler.Sample(model, samples, batch_labels, context.pool(), out.data());
     std::copy_n(out.data(), valid * elements, latents.data() + begin * elements);
   }
   return latents;
@@ -182,7 +185,8 @@ absl::Status RunSample(World& world, const SampleRequest& request) {
     labels.push_back(static_cast<int32_t>(classes[static_cast<size_t>(i) % classes.size()]));
   }
   const int64_t batch = request.batch == 0 ? kDefaultBatch : request.batch;
-  const std::vector<float> mine = DrawSamples(context, *loaded->model, *sampler, batch, own.begin, labels);
+  const std::vector<float> mine =
+      DrawSamples(context, SampledModelOf(context, *loaded->model), *sampler, batch, own.begin, labels);
 
   // World: rank 0 writes one file of all samples.
   std::vector<float> all(world.rank() == 0 ? static_cast<size_t>(request.num * config.latent_elements()) : 0);

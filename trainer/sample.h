@@ -34,9 +34,13 @@ struct SampleRequest {
 // Collective over the world; every rank samples its part and rank 0 writes the file, atomically.
 absl::Status RunSample(World& world, const SampleRequest& request);
 
-// Latents [labels.size(), C, H, W] of sample indices first, first + 1, ..., drawn on this rank alone in passes of
-// `batch` samples. A short last pass is filled up, so that a sample's bits depend on `batch` but not on its neighbours.
-std::vector<float> DrawSamples(RankContext& context, const Dit& model, const Sampler& sampler, int64_t batch,
+// Latents [labels.size(), C, H, W] of sample indices first, first + 1, ..., drawn in passes of `batch` samples; as
+// collective as `model` is. A short last pass is filled up, so that a sample's bits depend on `batch` but not on its
+// neighbours.
+std::vector<float> DrawSamples(RankContext& context, const SampledModel& model, const Sampler& sampler, int64_t batch,
                                int64_t first, const std::vector<int32_t>& labels);
+
+// A whole model on this rank.
+SampledModel SampledModelOf(RankContext& context, const Dit& model);
 
 }  // namespace shardit

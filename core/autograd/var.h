@@ -25,6 +25,13 @@ class Var {
   int64_t dim(int index) const { return value_.dim(index); }
   bool requires_grad() const { return producer_ != nullptr || leaf_ != nullptr; }
 
+  // The same place on the tape without keeping the value in memory: what a seed of backward needs.
+  Var WithoutValue() const {
+    Var var = *this;
+    var.value_ = Tensor::Meta(value_.shape(), value_.dtype());
+    return var;
+  }
+
   Node* producer() const { return producer_; }
   int output() const { return output_; }
   Leaf* leaf() const { return leaf_; }

@@ -47,8 +47,9 @@ int Run(const std::string& size, int64_t batch, int threads, int steps, int warm
   }
   const Diffusion diffusion({});
   const Optimizer optimizer({}, {}, 1000);
-  TrainStep step(context, state, diffusion, optimizer, world.comm(), world.comm(),
-                 {.global_batch = batch, .micro_batch = batch, .bucket_bytes = 4 << 20});
+  Mesh mesh = *Mesh::Create({1, 1, 1}, world.comm());
+  const StepComms comms(mesh);
+  TrainStep step(context, state, diffusion, optimizer, comms, {.global_batch = batch, .micro_batch = batch});
 
   std::vector<float> x(static_cast<size_t>(batch * config.latent_elements()));
   FillNormal({.seed = 1}, 0, static_cast<int64_t>(x.size()), x.data());

@@ -55,7 +55,6 @@ class LoaderTest : public testing::Test {
         const auto batch = loader->Next();
         EXPECT_TRUE(batch.ok()) << batch.status();
         EXPECT_EQ((*batch)->step, step);
-        EXPECT_EQ((*batch)->first_position, (*batch)->positions[0]);
         EXPECT_GE((*batch)->wait_ms, 0);
         copy.Add(**batch);
       }

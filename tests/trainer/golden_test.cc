@@ -148,6 +148,7 @@ class TrainingCase : public ::testing::TestWithParam<std::string> {};
 TEST_P(TrainingCase, TwentySteps) {
   const RunOptions options = LoadOptions(GetParam());
   RankContext context(2);
+  World world = SelfWorld();
   TrainState state(options.model, context.allocator());
   ASSERT_TRUE(LoadWeights(kCases + GetParam() + "/weights.safetensors", state.model()).ok());
   state.StartFromWeights();
@@ -182,7 +183,7 @@ TEST_P(TrainingCase, TwentySteps) {
     ForwardLossResult result = ForwardLoss(tape, state.model(), diffusion, batch, static_cast<double>(images));
     const double loss = result.loss.loss;
     tape.Backward({{result.output, std::move(result.d_output)}});
-    const UpdateReport update = optimizer.Step(context, state, true);
+    const UpdateReport update = optimizer.Step(context, state, world.comm(), true);
     const size_t s = static_cast<size_t>(step);
     EXPECT_LE(std::abs(loss - losses[s]), kTrainingTolerance * std::abs(losses[s])) << "step " << step;
     EXPECT_LE(std::abs(update.grad_norm - norms[s]), kTrainingTolerance * norms[s]) << "step " << step;

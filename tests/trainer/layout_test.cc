@@ -1,107 +1,127 @@
-// Data parallelism with ranks as threads: losses and weights on 1, 2 and 4 ranks, replicas equal bit for bit, gradients
-// reduced while backward runs. The same cases run under the thread sanitizer.
+// The same run on every layout, with ranks as threads: losses and gathered gradients against one rank, pipelines alone
+// bit for bit, deterministic mode bit for bit over data ranks, ZeRO stages and pipelines. The same cases run under the
+// sanitizers. The whole grid is tests/bench/layout_grid.cc.
 #include <cmath>
-#include <mutex>
+#include <map>
 #include <vector>
 
-#include "core/tensor/rng.h"
 #include "gtest/gtest.h"
-#include "parallel/comm/world.h"
-#include "trainer/train/train_step.h"
+#include "tests/trainer/layout_case.h"
 
 namespace shardit {
 namespace {
 
-constexpr int64_t kGlobalBatch = 8;
-constexpr int kSteps = 6;
-
-DitConfig SmallConfig(Conditioning conditioning) {
-  DitConfig config;
-  config.depth = 2;
-  config.width = 48;
-  config.heads = 4;
-  config.patch = 2;
-  config.channels = 2;
-  config.side = 8;
-  config.classes = 3;
-  config.conditioning = conditioning;
-  return config;
+const LayoutOutcome& OneRank(Conditioning conditioning) {
+  static std::map<Conditioning, LayoutOutcome> outcomes;
+  const auto [found, missing] = outcomes.try_emplace(conditioning);
+  if (missing) found->second = RunLayout({.conditioning = conditioning});
+  return found->second;
 }
 
-struct Outcome {
-  std::vector<double> losses;
-  std::vector<float> weights;
-  std::vector<StepReport> reports;
-};
-
-// kSteps steps of rank `world.rank()`; bucket_bytes small enough for several buckets.
-Outcome TrainRank(World& world, const DitConfig& config, int64_t micro_batch, RecomputeMode recompute) {
-  RankContext context(1);
-  TrainState state(config, context.allocator());
-  state.Initialize(3);
-  const Diffusion diffusion({});
-  const Optimizer optimizer({.learning_rate = 1e-3, .clip_norm = 0.5, .warmup_steps = 3}, {.decay = 0.9}, kSteps);
-  const std::unique_ptr<Communicator> control = world.comm().Split(0, world.rank(), "control");
-  TrainStep step(context, state, diffusion, optimizer, world.comm(), *control,
-                 {.seed = 5,
-                  .global_batch = kGlobalBatch,
-                  .micro_batch = micro_batch,
-                  .recompute = recompute,
-                  .bucket_bytes = 32 << 10});
-  const int64_t local = kGlobalBatch / world.size(), elements = config.latent_elements();
-  std::vector<float> x(static_cast<size_t>(local * elements));
-  std::vector<int32_t> y(static_cast<size_t>(local));
-  std::vector<int64_t> positions(y.size());
-  Outcome outcome;
-  for (int s = 0; s < kSteps; ++s) {
-    for (int64_t n = 0; n < local; ++n) {
-      const int64_t position = s * kGlobalBatch + world.rank() * local + n;
-      positions[static_cast<size_t>(n)] = position;
-      y[static_cast<size_t>(n)] = static_cast<int32_t>(position % config.classes);
-      FillNormal({.seed = 8, .stream = static_cast<uint64_t>(position)}, 0, elements, x.data() + n * elements);
-    }
-    const StepReport report = step.Run({.x = x, .y = y, .positions = positions});
-    outcome.losses.push_back(report.loss);
-    outcome.reports.push_back(report);
+void ExpectSameRun(const LayoutCase& layout) {
+  SCOPED_TRACE(layout.Text());
+  const LayoutOutcome& one = OneRank(layout.conditioning);
+  const LayoutOutcome outcome = RunLayout(layout);
+  ASSERT_EQ(outcome.losses.size(), static_cast<size_t>(layout.steps));
+  for (size_t s = 0; s < outcome.losses.size(); ++s) {
+    EXPECT_LE(std::abs(outcome.losses[s] - one.losses[s]), 1e-5 * one.losses[s]) << "step " << s;
+    EXPECT_LE(std::abs(outcome.norms[s] - one.norms[s]), 1e-5 * one.norms[s]) << "step " << s;
   }
-  outcome.weights.assign(state.weights().data(), state.weights().data() + state.layout().size());
-  return outcome;
+  LayoutCase first = layout;
+  first.steps = 1;
+  LayoutCase reference{.conditioning = layout.conditioning, .steps = 1};
+  std::string worst;
+  EXPECT_LE(RelativeDistance(RunLayout(first).gradients, RunLayout(reference).gradients, &worst), 1e-5) << worst;
 }
 
-std::vector<Outcome> TrainOn(int ranks, const DitConfig& config, int64_t micro_batch,
-                             RecomputeMode recompute = RecomputeMode::kNone) {
-  std::vector<Outcome> outcomes(static_cast<size_t>(ranks));
-  RunThreadWorld(ranks, [&](World& world) {
-    outcomes[static_cast<size_t>(world.rank())] = TrainRank(world, config, micro_batch, recompute);
-  });
-  return outcomes;
+class LayoutTest : public ::testing::TestWithParam<LayoutCase> {};
+
+TEST_P(LayoutTest, IsTheSameRun) { ExpectSameRun(GetParam()); }
+
+constexpr Conditioning kZero = Conditioning::kAdaLnZero, kPlain = Conditioning::kAdaLn,
+                       kCross = Conditioning::kCrossAttention, kInContext = Conditioning::kInContext;
+
+INSTANTIATE_TEST_SUITE_P(
+    Layouts, LayoutTest,
+    ::testing::Values(
+        LayoutCase{.conditioning = kZero, .dp = 2}, LayoutCase{.conditioning = kInContext, .dp = 3, .micro_batch = 2},
+        LayoutCase{.conditioning = kZero, .dp = 2, .zero_stage = 1, .micro_batch = 4},
+        LayoutCase{.conditioning = kCross, .dp = 2, .zero_stage = 2, .micro_batch = 4},
+        LayoutCase{.conditioning = kZero, .dp = 3, .zero_stage = 3, .recompute = RecomputeMode::kFull},
+        LayoutCase{.conditioning = kZero, .tp = 2}, LayoutCase{.conditioning = kPlain, .tp = 3},
+        LayoutCase{.conditioning = kCross, .tp = 2}, LayoutCase{.conditioning = kInContext, .tp = 4},
+        LayoutCase{.conditioning = kZero, .tp = 2, .sequence_parallel = true, .recompute = RecomputeMode::kFull},
+        LayoutCase{.conditioning = kPlain, .tp = 3, .sequence_parallel = true, .micro_batch = 8},
+        LayoutCase{.conditioning = kCross, .tp = 2, .sequence_parallel = true, .recompute = RecomputeMode::kSelective},
+        LayoutCase{.conditioning = kInContext, .tp = 4, .sequence_parallel = true},
+        LayoutCase{.conditioning = kPlain, .pp = 3, .dp = 2, .schedule = ScheduleKind::kGpipe},
+        LayoutCase{.conditioning = kZero, .pp = 2, .dp = 2, .tp = 2, .sequence_parallel = true, .zero_stage = 3},
+        LayoutCase{.conditioning = kCross,
+                   .pp = 2,
+                   .dp = 2,
+                   .tp = 2,
+                   .sequence_parallel = true,
+                   .zero_stage = 2,
+                   .schedule = ScheduleKind::kZeroBubbleH1},
+        LayoutCase{.conditioning = kInContext,
+                   .pp = 2,
+                   .dp = 2,
+                   .tp = 2,
+                   .zero_stage = 1,
+                   .schedule = ScheduleKind::kInterleaved,
+                   .virtual_stages = 3,
+                   .recompute = RecomputeMode::kSelective},
+        LayoutCase{.conditioning = kZero,
+                   .pp = 3,
+                   .tp = 2,
+                   .schedule = ScheduleKind::kInterleaved,
+                   .virtual_stages = 2,
+                   .recompute = RecomputeMode::kFull}));
+
+void ExpectSameBits(const LayoutOutcome& outcome, const LayoutOutcome& one) {
+  EXPECT_EQ(outcome.losses, one.losses);
+  EXPECT_EQ(outcome.norms, one.norms);
+  EXPECT_EQ(outcome.weights, one.weights);
+  EXPECT_EQ(outcome.ema, one.ema);
+  EXPECT_EQ(outcome.adam_v, one.adam_v);
 }
 
-TEST(LayoutTest, RanksMicroBatchesAndRecomputeLeaveTheLossesAlone) {
-  for (const Conditioning design :
-       {Conditioning::kAdaLnZero, Conditioning::kAdaLn, Conditioning::kCrossAttention, Conditioning::kInContext}) {
-    SCOPED_TRACE(Name(design));
-    const DitConfig config = SmallConfig(design);
-    const Outcome one = TrainOn(1, config, kGlobalBatch)[0];
-    EXPECT_NE(one.losses.front(), one.losses.back());
-    for (const int ranks : {1, 2, 4}) {
-      for (const int64_t micro_batch : {int64_t{1}, kGlobalBatch / ranks}) {
-        const std::vector<Outcome> outcomes = TrainOn(ranks, config, micro_batch, RecomputeMode::kFull);
-        for (const Outcome& outcome : outcomes) {
-          EXPECT_EQ(outcome.weights, outcomes[0].weights) << ranks << " replicas differ";
-          EXPECT_EQ(outcome.losses, outcomes[0].losses);
-          for (size_t s = 0; s < one.losses.size(); ++s) {
-            EXPECT_LE(std::abs(outcome.losses[s] - one.losses[s]), 1e-5 * one.losses[s])
-                << ranks << " ranks, micro-batch " << micro_batch << ", step " << s;
-          }
-        }
-      }
+TEST(LayoutBitsTest, APipelineAloneChangesNoBit) {
+  for (const Conditioning conditioning : {kZero, kPlain, kCross, kInContext}) {
+    const LayoutOutcome one = RunLayout({.conditioning = conditioning, .micro_batch = 4, .steps = 4});
+    for (LayoutCase layout : {LayoutCase{.pp = 2}, LayoutCase{.pp = 3, .schedule = ScheduleKind::kGpipe},
+                              LayoutCase{.pp = 2, .schedule = ScheduleKind::kInterleaved, .virtual_stages = 3},
+                              LayoutCase{.pp = 3, .schedule = ScheduleKind::kZeroBubbleH1}}) {
+      layout.conditioning = conditioning;
+      layout.micro_batch = 4;
+      layout.steps = 4;
+      SCOPED_TRACE(layout.Text());
+      ExpectSameBits(RunLayout(layout), one);
     }
   }
 }
 
-TEST(LayoutTest, BucketsLeaveInOneOrderBeforeBackwardEnds) {
-  for (const Outcome& outcome : TrainOn(2, SmallConfig(Conditioning::kAdaLnZero), kGlobalBatch / 2)) {
+TEST(LayoutBitsTest, DeterministicModeChangesNoBit) {
+  const LayoutOutcome one = RunLayout({.deterministic = true, .steps = 4});
+  for (LayoutCase layout : {LayoutCase{.dp = 2}, LayoutCase{.dp = 4}, LayoutCase{.dp = 8},
+                            LayoutCase{.dp = 2, .zero_stage = 1}, LayoutCase{.dp = 4, .zero_stage = 2},
+                            LayoutCase{.dp = 2, .zero_stage = 3}, LayoutCase{.pp = 2, .dp = 4, .zero_stage = 3},
+                            LayoutCase{.pp = 3, .dp = 2, .schedule = ScheduleKind::kZeroBubbleH1}}) {
+    layout.deterministic = true;
+    layout.steps = 4;
+    SCOPED_TRACE(layout.Text());
+    ExpectSameBits(RunLayout(layout), one);
+  }
+}
+
+TEST(LayoutBitsTest, TheSameLayoutTwiceChangesNoBit) {
+  const LayoutCase layout{.pp = 2, .dp = 2, .tp = 2, .sequence_parallel = true, .zero_stage = 2, .steps = 4};
+  ExpectSameBits(RunLayout(layout), RunLayout(layout));
+}
+
+TEST(LayoutTrafficTest, BucketsLeaveInOneOrderBeforeBackwardEnds) {
+  for (const int zero_stage : {0, 1, 2}) {
+    const LayoutOutcome outcome = RunLayout({.dp = 2, .zero_stage = zero_stage, .steps = 3});
     for (const StepReport& report : outcome.reports) {
       const std::vector<BucketTrace>& buckets = report.reduce.buckets;
       ASSERT_GT(buckets.size(), 3u);
@@ -116,18 +136,19 @@ TEST(LayoutTest, BucketsLeaveInOneOrderBeforeBackwardEnds) {
 }
 
 // A batch whose loss is not finite changes nothing but the counters.
-TEST(LayoutTest, NonFiniteStepsAreSkippedOnEveryRank) {
-  const DitConfig config = SmallConfig(Conditioning::kAdaLnZero);
+TEST(NonFiniteTest, IsSkippedOnEveryRank) {
+  const DitConfig config = LayoutModel(Conditioning::kAdaLnZero);
   RunThreadWorld(2, [&](World& world) {
     RankContext context(1);
-    TrainState state(config, context.allocator());
+    Mesh mesh = *Mesh::Create({1, 2, 1}, world.comm());
+    const StepComms comms(mesh);
+    TrainState state(config, MakeSharding(config, {.dp = 2}, false, mesh.shape(), mesh.coords()), context.allocator());
     state.Initialize(3);
     const std::vector<float> before(state.weights().data(), state.weights().data() + state.layout().size());
     const Diffusion diffusion({});
     const Optimizer optimizer({}, {}, 4);
-    const std::unique_ptr<Communicator> control = world.comm().Split(0, world.rank(), "control");
-    TrainStep step(context, state, diffusion, optimizer, world.comm(), *control,
-                   {.global_batch = 2, .micro_batch = 1, .bucket_bytes = 1 << 20, .check_finite = true});
+    TrainStep step(context, state, diffusion, optimizer, comms,
+                   {.global_batch = 2, .micro_batch = 1, .check_finite = true});
     std::vector<float> x(static_cast<size_t>(config.latent_elements()), 0.5f);
     const std::vector<int32_t> y{0};
     const std::vector<int64_t> positions{world.rank()};

@@ -7,13 +7,13 @@
 #include <string>
 
 #include "model/recompute_mode.h"
+#include "parallel/pipeline/schedule.h"
 
 namespace shardit {
 
 // Learning rate after warm-up. kCosine and kLinear fall from learning_rate to final_fraction * learning_rate at the
 // last step of the run.
 enum class LearningRateSchedule : uint8_t { kConstant, kCosine, kLinear };
-enum class PipelineSchedule : uint8_t { kGpipe, kOneFOneB, kInterleaved, kZeroBubbleH1 };
 enum class Precision : uint8_t { kFp32, kTf32, kBf16 };
 enum class DeviceChoice : uint8_t { kAuto, kCpu, kCuda };
 
@@ -50,7 +50,7 @@ struct ParallelOptions {
   int64_t pp = 1;          // >= 1
   int64_t zero_stage = 0;  // 0..3
   bool sequence_parallel = false;
-  PipelineSchedule schedule = PipelineSchedule::kOneFOneB;
+  ScheduleKind schedule = ScheduleKind::kOneFOneB;
   int64_t virtual_stages = 1;  // >= 1; model parts per pipeline rank
   RecomputeMode recompute = RecomputeMode::kNone;
   int64_t bucket_mib = 4;  // >= 1; MiB of gradients reduced as one message
@@ -59,7 +59,7 @@ struct ParallelOptions {
 struct TrainOptions {
   int64_t steps = 1000;        // >= 1; optimizer steps in the whole run, those before a resume included
   int64_t global_batch = 256;  // >= 1; samples a step, over all ranks
-  int64_t micro_batch = 0;  // >= 0; samples a forward pass on one rank; 0 = global_batch / dp; resolved before training
+  int64_t micro_batch = 0;     // >= 0; samples a forward pass on one rank; 0: chosen; resolved before training
   uint64_t seed = 0;
   Precision precision = Precision::kFp32;
   DeviceChoice device = DeviceChoice::kAuto;
@@ -67,6 +67,9 @@ struct TrainOptions {
   bool deterministic = false;
   int64_t virtual_shards = 8;  // >= 1, a power of two; parts of the global batch in deterministic mode
   bool check_finite = false;   // name the first operation whose gradient is not finite; slow
+  double hang_seconds = 0.0;   // >= 0; without progress for so long, the run ends as a hang; 0: learned from step times
+  int64_t checksum_every = 100;  // >= 0; steps between comparisons of replicas; 0: off
+  double spike_z = 0.0;          // >= 0; skip steps whose loss is so many deviations above the recent mean; 0: off
 };
 
 struct CheckpointOptions {

@@ -13,6 +13,7 @@
 #include "model/dit_variants.h"
 #include "trainer/run_config/exit_code.h"
 #include "trainer/run_config/field_tree.h"
+#include "trainer/run_config/resolve_training.h"
 #include "trainer/run_config/text_scan.h"
 #include "trainer/run_config/to_options.h"
 
@@ -75,80 +76,6 @@ absl::Status ApplySize(config::Model* model) {
   model->set_width(named->width);
   model->set_heads(named->heads);
   model->set_patch(named->patch);
-  return absl::OkStatus();
-}
-
-absl::Status CheckSupported(const config::RunConfig& c) {
-  const auto refuse = [](const char* field, const auto& got, const char* supported) {
-    return Invalid(field, ": ", got, " is not supported by this version; supported: ", supported);
-  };
-  const config::Parallel& parallel = c.parallel();
-  const config::Train& train = c.train();
-  if (parallel.tp() > 1) return refuse("parallel.tp", parallel.tp(), "1 (sharding over data, parallel.dp)");
-  if (parallel.pp() > 1) return refuse("parallel.pp", parallel.pp(), "1 (sharding over data, parallel.dp)");
-  if (parallel.zero_stage() > 0) return refuse("parallel.zero_stage", parallel.zero_stage(), "0");
-  if (parallel.sequence_parallel()) return refuse("parallel.sequence_parallel", "true", "false");
-  if (train.precision() != config::Train::FP32) {
-    return refuse("train.precision", config::Train::Precision_Name(train.precision()), "FP32");
-  }
-  if (train.device() == config::Train::CUDA) return refuse("train.device", "CUDA", "AUTO, CPU");
-  if (train.deterministic()) {
-    return refuse("train.deterministic", "true",
-                  "false (runs of one layout, binary and thread count repeat bit for bit without it)");
-  }
-  return absl::OkStatus();
-}
-
-absl::Status ResolveMesh(int64_t world, config::Parallel* parallel) {
-  const int64_t model_ranks = parallel->tp() * parallel->pp();
-  if (parallel->dp() == 0) {
-    if (world % model_ranks != 0) {
-      return Invalid("parallel: tp ", parallel->tp(), " x pp ", parallel->pp(), " does not divide the ", world,
-                     " ranks of this run; change parallel.tp or parallel.pp, or start a multiple of ", model_ranks,
-                     " ranks");
-    }
-    parallel->set_dp(world / model_ranks);
-  }
-  if (parallel->dp() * model_ranks != world) {
-    return Invalid("parallel: expected dp x tp x pp = ", parallel->dp(), " x ", parallel->tp(), " x ", parallel->pp(),
-                   " = ", parallel->dp() * model_ranks, " ranks, got ", world, "; start as many (mpirun -n ",
-                   parallel->dp() * model_ranks, ") or set parallel.dp to 0");
-  }
-  if (parallel->virtual_stages() > 1 && parallel->schedule() != config::Parallel::INTERLEAVED) {
-    return Invalid("parallel.virtual_stages: expected 1 with schedule ",
-                   config::Parallel::Schedule_Name(parallel->schedule()), ", got ", parallel->virtual_stages(),
-                   "; set parallel.schedule to INTERLEAVED");
-  }
-  return absl::OkStatus();
-}
-
-absl::Status ResolveBatch(const config::Parallel& parallel, config::Train* train) {
-  const int64_t batch = train->global_batch(), dp = parallel.dp();
-  if (batch % dp != 0) {
-    return Invalid("train.global_batch: expected a multiple of parallel.dp ", dp, ", got ", batch);
-  }
-  if (train->micro_batch() == 0) train->set_micro_batch(batch / dp);
-  if (batch % (dp * train->micro_batch()) != 0) {
-    return Invalid("train.global_batch: expected a multiple of parallel.dp x train.micro_batch = ", dp, " x ",
-                   train->micro_batch(), " = ", dp * train->micro_batch(), ", got ", batch);
-  }
-  if (!std::has_single_bit(static_cast<uint64_t>(train->virtual_shards()))) {
-    return Invalid("train.virtual_shards: expected a power of two, got ", train->virtual_shards());
-  }
-  return absl::OkStatus();
-}
-
-absl::Status ResolveForTraining(int64_t world, config::RunConfig* c) {
-  if (c->data().path().empty()) {
-    return Invalid("data.path: expected an HDF5 file of latents, got nothing; set data.path");
-  }
-  RETURN_IF_ERROR(CheckSupported(*c));
-  RETURN_IF_ERROR(ResolveMesh(world, c->mutable_parallel()));
-  RETURN_IF_ERROR(ResolveBatch(c->parallel(), c->mutable_train()));
-  if (c->log().sample_every() > 0 && c->log().sample_steps() > c->diffusion().steps()) {
-    return Invalid("log.sample_steps: expected at most diffusion.steps ", c->diffusion().steps(), ", got ",
-                   c->log().sample_steps());
-  }
   return absl::OkStatus();
 }
 

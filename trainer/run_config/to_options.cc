@@ -97,16 +97,16 @@ ParallelOptions ToParallel(const config::Parallel& parallel) {
                          .bucket_mib = parallel.bucket_mib()};
   switch (parallel.schedule()) {
     case config::Parallel::GPIPE:
-      out.schedule = PipelineSchedule::kGpipe;
+      out.schedule = ScheduleKind::kGpipe;
       break;
     case config::Parallel::ONE_F_ONE_B:
-      out.schedule = PipelineSchedule::kOneFOneB;
+      out.schedule = ScheduleKind::kOneFOneB;
       break;
     case config::Parallel::INTERLEAVED:
-      out.schedule = PipelineSchedule::kInterleaved;
+      out.schedule = ScheduleKind::kInterleaved;
       break;
     case config::Parallel::ZERO_BUBBLE_H1:
-      out.schedule = PipelineSchedule::kZeroBubbleH1;
+      out.schedule = ScheduleKind::kZeroBubbleH1;
       break;
   }
   switch (parallel.recompute()) {
@@ -131,7 +131,10 @@ TrainOptions ToTrain(const config::Train& train) {
                       .threads = train.threads(),
                       .deterministic = train.deterministic(),
                       .virtual_shards = train.virtual_shards(),
-                      .check_finite = train.check_finite()};
+                      .check_finite = train.check_finite(),
+                      .hang_seconds = train.hang_seconds(),
+                      .checksum_every = train.checksum_every(),
+                      .spike_z = train.spike_z()};
   switch (train.precision()) {
     case config::Train::FP32:
       out.precision = Precision::kFp32;

@@ -3,10 +3,29 @@
 #include <algorithm>
 #include <cmath>
 #include <numbers>
+#include <vector>
 
-#include "core/ops/adamw.h"
+#include "trainer/train/loss_sums.h"
 
 namespace shardit {
+namespace {
+
+// Runs that lie one behind the other both in the flat range and in the shard, as one: with a single rank, everything.
+std::vector<ShardMap::Run> MergeRuns(const ShardMap& map) {
+  std::vector<ShardMap::Run> merged;
+  for (const ShardMap::Run& run : map.runs()) {
+    ShardMap::Run* last = merged.empty() ? nullptr : &merged.back();
+    if (last != nullptr && last->flat_begin + last->count == run.flat_begin &&
+        last->shard_begin + last->count == run.shard_begin) {
+      last->count += run.count;
+    } else if (run.count > 0) {
+      merged.push_back(run);
+    }
+  }
+  return merged;
+}
+
+}  // namespace
 
 double Optimizer::LearningRate(int64_t step) const {
   const double peak = optimizer_.learning_rate;
@@ -34,22 +53,19 @@ double Optimizer::EmaDecay(int64_t update) const {
   return std::min(ema_.decay, (1.0 + k) / (10.0 + k));
 }
 
-UpdateReport Optimizer::Step(RankContext& context, TrainState& state, bool loss_finite) const {
-  const SumOfSquaresResult squares = cpu::SumOfSquares(state.grads().data(), state.layout().size(), context.cpu());
-  UpdateReport report{.grad_norm = std::sqrt(squares.sum), .learning_rate = LearningRate(state.step)};
+UpdateReport Optimizer::Step(RankContext& context, TrainState& state, Communicator& world, bool loss_finite) const {
+  ExactSum squares;
+  AddSquares(state.owned(), state.grads(), state.grads_placement(), state.sharding().coords.tp == 0, context.cpu(),
+             squares);
+  AllReduceLimbs(world, squares).Wait();
+  UpdateReport report{.grad_norm = std::sqrt(squares.Round()), .learning_rate = LearningRate(state.step)};
   ++state.step;
-  report.skipped = !squares.finite || !loss_finite;
+  report.skipped = !std::isfinite(report.grad_norm) || !loss_finite;
   if (report.skipped) {
     ++state.skipped;
     return report;
   }
   AdamwEmaArgs args;
-  args.param = state.weights().data();
-  args.grad = state.grads().data();
-  args.m = state.adam_m().data();
-  args.v = state.adam_v().data();
-  args.ema = state.ema().data();
-  args.count = state.layout().size();
   args.lr = report.learning_rate;
   args.beta1 = optimizer_.beta1;
   args.beta2 = optimizer_.beta2;
@@ -61,8 +77,23 @@ UpdateReport Optimizer::Step(RankContext& context, TrainState& state, bool loss_
   args.bias_correction2 = 1.0 - std::pow(optimizer_.beta2, static_cast<double>(state.updates));
   // As torch.nn.utils.clip_grad_norm_, its 1e-6 included, so that clipped runs compare.
   if (optimizer_.clip_norm > 0.0) args.grad_scale = std::min(1.0, optimizer_.clip_norm / (report.grad_norm + 1e-6));
-  cpu::AdamwEma(args, context.cpu());
+  Update(context, state, args);
   return report;
+}
+
+void Optimizer::Update(RankContext& context, TrainState& state, AdamwEmaArgs args) const {
+  const auto at = [](const Tensor& range, Placement placement, const ShardMap::Run& run) {
+    return range.data() + (placement == Placement::kFlat ? run.flat_begin : run.shard_begin);
+  };
+  for (const ShardMap::Run& run : MergeRuns(state.kept())) {
+    args.param = at(state.weights(), state.weights_placement(), run);
+    args.grad = at(state.grads(), state.grads_placement(), run);
+    args.m = at(state.adam_m(), Placement::kShard, run);
+    args.v = at(state.adam_v(), Placement::kShard, run);
+    args.ema = at(state.ema(), Placement::kShard, run);
+    args.count = run.count;
+    cpu::AdamwEma(args, context.cpu());
+  }
 }
 
 }  // namespace shardit

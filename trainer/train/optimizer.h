@@ -1,10 +1,12 @@
 // Optimizer: AdamW (Loshchilov and Hutter, arXiv 1711.05101), gradient clipping by global norm, learning-rate schedule
-// and the EMA of the weights, all in one fused pass over the flat ranges of a TrainState.
+// and the EMA of the weights, all in one fused pass over what a rank keeps of the state.
 #pragma once
 
 #include <cstdint>
 
+#include "core/ops/adamw.h"
 #include "core/tensor/rank_context.h"
+#include "parallel/comm/communicator.h"
 #include "trainer/run_config/options.h"
 #include "trainer/train/train_state.h"
 
@@ -27,11 +29,15 @@ class Optimizer {
   // Decay of EMA update `update` (from 0).
   double EmaDecay(int64_t update) const;
 
-  // One step from the summed gradients in state.grads(). A gradient that is not finite, or `loss_finite` false, changes
-  // nothing but the counters. Every data-parallel rank sees the same sums and takes the same decision.
-  UpdateReport Step(RankContext& context, TrainState& state, bool loss_finite) const;
+  // Collective over `world`: one step from the summed gradients in state.grads(), on what this rank keeps. The norm is
+  // that of all gradients of the model, exact up to one rounding and the same on every rank and data or pipeline
+  // layout. A gradient that is not finite, or `loss_finite` false, changes nothing but the counters.
+  UpdateReport Step(RankContext& context, TrainState& state, Communicator& world, bool loss_finite) const;
 
  private:
+  // AdamW and EMA on what this rank keeps; `args` holds the scalars.
+  void Update(RankContext& context, TrainState& state, AdamwEmaArgs args) const;
+
   const OptimizerOptions optimizer_;
   const EmaOptions ema_;
   const int64_t total_steps_;

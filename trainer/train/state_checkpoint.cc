@@ -1,53 +1,75 @@
 #include "trainer/train/state_checkpoint.h"
 
-#include <algorithm>
+#include <map>
+#include <string_view>
 #include <utility>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "core/base/math.h"
 #include "core/base/status_macros.h"
 #include "parallel/comm/agree_status.h"
 #include "trainer/run_config/exit_code.h"
+#include "trainer/weights/weights_file.h"
 
 namespace shardit {
 namespace {
 
 std::vector<int64_t> Dims(const Shape& shape) { return {shape.begin(), shape.end()}; }
 
-const Tensor& FlatRange(const TrainState& state, StateGroup group) {
+// One group of the state as this rank holds it.
+struct GroupRange {
+  Tensor values;
+  Placement placement;
+};
+
+GroupRange RangeOf(const TrainState& state, StateGroup group) {
+  const Placement kept = state.sharding().zero_stage == 0 ? Placement::kFlat : Placement::kShard;
   switch (group) {
     case StateGroup::kModel:
-      return state.weights();
+      return {state.weights(), state.weights_placement()};
     case StateGroup::kEma:
-      return state.ema();
+      return {state.ema(), kept};
     case StateGroup::kAdamM:
-      return state.adam_m();
+      return {state.adam_m(), kept};
     case StateGroup::kAdamV:
-      return state.adam_v();
+      return {state.adam_v(), kept};
   }
-  return state.weights();
+  return {state.weights(), kept};
 }
 
 }  // namespace
 
-std::vector<SliceRef> ReplicaSlices(const TrainState& state, int64_t rank, int64_t ranks) {
+std::vector<SliceRef> StateSlices(const TrainState& state) {
   std::vector<SliceRef> slices;
-  const Range own = PartRange(state.layout().size(), ranks, rank);
+  const TensorPart tensor = state.sharding().tensor();
   for (const StateGroup group : kStateGroups) {
-    const float* flat = FlatRange(state, group).data();
-    for (const FlatLayout::Entry& entry : state.layout().entries()) {
-      const int64_t begin = std::max(own.begin, entry.offset), end = std::min(own.end, entry.offset + entry.count);
-      if (begin >= end) continue;
-      const std::vector<int64_t> shape = Dims(entry.parameter->shape);
-      int64_t at = begin;
-      for (const Box& box : BoxesOfFlatRange(shape, begin - entry.offset, end - entry.offset)) {
-        slices.push_back({group, entry.parameter->name, shape, box, flat + at});
-        at += Volume(box);
-      }
+    const auto [values, placement] = RangeOf(state, group);
+    for (StateRun& run : StateRuns(state.owned(), placement, tensor)) {
+      const bool is_cut = tensor.size > 1 && run.parameter->shard.dim >= 0;
+      if (!is_cut && tensor.index != 0) continue;
+      slices.push_back(
+          {group, run.parameter->name, Dims(run.parameter->shape), std::move(run.box), values.data() + run.begin});
     }
   }
   return slices;
+}
+
+absl::Status LoadWeights(const std::string& path, TrainState& state) {
+  const ShardMap all(state.layout(), 1, 0);
+  const auto [weights, placement] = RangeOf(state, StateGroup::kModel);
+  const ShardMap& held = placement == Placement::kFlat ? all : state.kept();
+  std::map<std::string_view, std::vector<StateRun>> runs;
+  for (StateRun& run : StateRuns(held, placement, state.sharding().tensor())) {
+    runs[run.parameter->name].push_back(std::move(run));
+  }
+  RETURN_IF_ERROR(LoadWeights(path, state.model(), [&](const Parameter& parameter, const std::vector<float>& values) {
+    const Box whole = WholeBox(Dims(parameter.shape));
+    for (const StateRun& run : runs[parameter.name]) {
+      CopyBox(whole, values.data(), run.box, weights.data() + run.begin);
+    }
+  }));
+  state.StartFromWeights();
+  return absl::OkStatus();
 }
 
 absl::Status LoadGroup(const CheckpointReader& reader, StateGroup group, ParameterList& parameters) {
@@ -68,11 +90,12 @@ absl::Status LoadState(const CheckpointReader& reader, TrainState& state) {
     }
   }
   RETURN_IF_ERROR(reader.Require(required));
+  const ShardMap all(state.layout(), 1, 0);
   for (const StateGroup group : kStateGroups) {
-    float* flat = FlatRange(state, group).data();
-    for (const FlatLayout::Entry& entry : state.layout().entries()) {
-      RETURN_IF_ERROR(
-          reader.ReadBox(group, entry.parameter->name, WholeBox(Dims(entry.parameter->shape)), flat + entry.offset));
+    const auto [values, placement] = RangeOf(state, group);
+    const ShardMap& held = placement == Placement::kFlat ? all : state.kept();
+    for (const StateRun& run : StateRuns(held, placement, state.sharding().tensor())) {
+      RETURN_IF_ERROR(reader.ReadBox(group, run.parameter->name, run.box, values.data() + run.begin));
     }
   }
   state.step = reader.state().step;

@@ -1,5 +1,5 @@
-// Between a TrainState and the checkpoint store: which slices a data-parallel rank writes, and how a state is filled
-// from whatever slices a checkpoint holds.
+// Between a TrainState and the checkpoint store: which slices a rank writes, and how a state is filled from whatever
+// slices a checkpoint holds.
 #pragma once
 
 #include <optional>
@@ -16,12 +16,17 @@
 
 namespace shardit {
 
-// The slices that rank `rank` of `ranks` equal replicas stores. Every replica holds all of the state, so the flat range
-// is cut evenly and each writes its part of it, once, of weights, EMA and both moments.
-std::vector<SliceRef> ReplicaSlices(const TrainState& state, int64_t rank, int64_t ranks);
+// The slices that this rank stores, of weights, EMA and both moments: its part of the data axis, whether or not others
+// hold copies; of what every rank of the tensor axis holds whole, the first stores it. Over all ranks, every element of
+// the model once.
+std::vector<SliceRef> StateSlices(const TrainState& state);
 
-// Fills weights, EMA, moments and counters. All must be there with the model's shapes; the error names what is not.
+// Fills what this rank holds of weights, EMA, moments, and the counters. All must be there with the model's shapes; the
+// error names what is not.
 absl::Status LoadState(const CheckpointReader& reader, TrainState& state);
+
+// Fills what this rank holds of the weights from a weight file, and starts the rest of the state from them.
+absl::Status LoadWeights(const std::string& path, TrainState& state);
 
 // Fills the model's parameters from one group.
 absl::Status LoadGroup(const CheckpointReader& reader, StateGroup group, ParameterList& parameters);

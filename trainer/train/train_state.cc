@@ -1,34 +1,88 @@
 #include "trainer/train/train_state.h"
 
-namespace shardit {
+#include <algorithm>
 
-TrainState::TrainState(const DitConfig& config, Allocator& allocator)
-    : model_(config),
+namespace shardit {
+namespace {
+
+FlatLayoutOptions LayoutOptions(const Sharding& sharding) {
+  return {.bucket_bytes = sharding.bucket_bytes,
+          .bucket_per_unit = sharding.zero_stage == 3,
+          .sequence_parallel = sharding.sequence_parallel};
+}
+
+Tensor ZeroRange(Allocator& allocator, MemoryOwner owner, int64_t elements) {
+  const MemoryOwnerScope scope(allocator, owner);
+  return Tensor::Zeros(allocator, {elements});
+}
+
+// Draws the elements of `box` of a parameter, whose values are numbered in the global tensor.
+void FillBox(const Parameter& parameter, uint64_t seed, const Box& box, float* out) {
+  const Box whole = WholeBox({parameter.shape.begin(), parameter.shape.end()});
+  const absl::Status filled = ForEachRun(box, whole, box, [&](int64_t from, int64_t to, int64_t count) {
+    FillInitial(parameter.init, seed, parameter.name, from, count, out + to);
+    return absl::OkStatus();
+  });
+  CHECK(filled.ok());
+}
+
+}  // namespace
+
+TrainState::TrainState(const DitConfig& config, const Sharding& sharding, Allocator& allocator)
+    : sharding_(sharding),
+      model_(config),
       ema_model_(config),
-      layout_(model_.parameters()),
-      weights_(Tensor::Zeros(allocator, {layout_.size()})),
-      grads_(Tensor::Zeros(allocator, {layout_.size()})),
-      adam_m_(Tensor::Zeros(allocator, {layout_.size()})),
-      adam_v_(Tensor::Zeros(allocator, {layout_.size()})),
-      ema_(Tensor::Zeros(allocator, {layout_.size()})) {
-  const FlatLayout ema_layout(ema_model_.parameters());
-  for (const FlatLayout::Entry& entry : layout_.entries()) entry.parameter->value = layout_.View(weights_, entry);
-  for (const FlatLayout::Entry& entry : ema_layout.entries()) {
-    entry.parameter->value = ema_layout.View(ema_, entry);
-    entry.parameter->requires_grad = false;
+      layout_(NarrowToRank(model_.parameters(), sharding), LayoutOptions(sharding)),
+      ema_layout_(NarrowToRank(ema_model_.parameters(), sharding), LayoutOptions(sharding)),
+      kept_(layout_, sharding.zero_stage == 0 ? 1 : sharding.shape.dp,
+            sharding.zero_stage == 0 ? 0 : sharding.coords.dp),
+      owned_(layout_, sharding.shape.dp, sharding.coords.dp),
+      weights_(ZeroRange(allocator, MemoryOwner::kWeights,
+                         weights_placement() == Placement::kFlat ? layout_.size() : kept_.size())),
+      grads_(ZeroRange(allocator, MemoryOwner::kGradients,
+                       grads_placement() == Placement::kFlat ? layout_.size() : kept_.size())),
+      adam_m_(ZeroRange(allocator, MemoryOwner::kMoments, kept_.size())),
+      adam_v_(ZeroRange(allocator, MemoryOwner::kMoments, kept_.size())),
+      ema_(ZeroRange(allocator, MemoryOwner::kEma, kept_.size())) {
+  for (const auto& parameter : ema_model_.parameters().all()) parameter->requires_grad = false;
+  if (weights_placement() == Placement::kFlat) {
+    for (const FlatLayout::Entry& entry : layout_.entries()) entry.parameter->value = layout_.View(weights_, entry);
+  }
+  if (sharding_.zero_stage == 0) {
+    for (const FlatLayout::Entry& entry : ema_layout_.entries()) entry.parameter->value = ema_layout_.View(ema_, entry);
   }
 }
 
 void TrainState::Initialize(uint64_t seed) {
-  model_.parameters().Initialize(seed);
+  const Placement placement = weights_placement();
+  // Flat weights are drawn whole on every rank, so that nothing need be sent.
+  const ShardMap all(layout_, 1, 0);
+  for (const StateRun& run : StateRuns(placement == Placement::kFlat ? all : kept_, placement, sharding_.tensor())) {
+    FillBox(*run.parameter, seed, run.box, weights_.data() + run.begin);
+  }
   StartFromWeights();
 }
 
 void TrainState::StartFromWeights() {
-  ema_.CopyFrom(weights_);
+  for (const ShardMap::Run& run : kept_.runs()) {
+    const int64_t from = weights_placement() == Placement::kFlat ? run.flat_begin : run.shard_begin;
+    ema_.Narrow(0, run.shard_begin, run.count).CopyFrom(weights_.Narrow(0, from, run.count));
+  }
   adam_m_.Zero();
   adam_v_.Zero();
   step = updates = skipped = 0;
+}
+
+std::vector<StateRun> StateRuns(const ShardMap& map, Placement placement, const TensorPart& tensor) {
+  std::vector<StateRun> runs;
+  for (const ShardMap::Piece& piece : map.pieces()) {
+    const int64_t begin = placement == Placement::kFlat ? piece.flat_begin() : piece.shard_begin;
+    Parameter* parameter = piece.entry->parameter;
+    for (LocalRun& run : LocalRuns(*parameter, tensor, piece.begin, piece.end)) {
+      runs.push_back({parameter, std::move(run.box), begin + run.begin - piece.begin});
+    }
+  }
+  return runs;
 }
 
 }  // namespace shardit

@@ -3,78 +3,83 @@
 #include <cmath>
 #include <utility>
 
-#include "model/diffusion_batch.h"
-
 namespace shardit {
 namespace {
 
-// Rows [first, first + count) of a batch as the trainer's tensors.
-Tensor Rows(std::span<const float> values, int64_t row_elements, int64_t first, const Shape& shape) {
-  return Tensor::Borrow(const_cast<float*>(values.data()) + first * row_elements, shape);
+std::unique_ptr<ParameterGatherer> MakeGatherer(RankContext& context, TrainState& state, Communicator& data) {
+  const Sharding& sharding = state.sharding();
+  if (sharding.zero_stage == 0) return nullptr;
+  if (sharding.zero_stage < 3) {
+    return std::make_unique<WholeGatherer>(context, data, state.layout(), state.weights());
+  }
+  return std::make_unique<UnitGatherer>(context, data, state.layout(), state.weights(), UnitRangesOf(sharding));
+}
+
+PipelineSpec Spec(const Sharding& sharding, const StepOptions& options) {
+  return {.kind = sharding.schedule,
+          .ranks = sharding.shape.pp,
+          .micro_batches = static_cast<int>(options.global_batch / (sharding.shape.dp * options.micro_batch)),
+          .parts = static_cast<int>(sharding.parts.size())};
 }
 
 }  // namespace
 
+std::unique_ptr<TensorParallel> MakeTensorAxis(const Dit& model, const Sharding& sharding, Communicator& axis) {
+  if (sharding.shape.tp == 1) return nullptr;
+  return std::make_unique<TensorParallel>(axis, sharding.sequence_parallel ? model.flow_tokens() : 0);
+}
+
 TrainStep::TrainStep(RankContext& context, TrainState& state, const Diffusion& diffusion, const Optimizer& optimizer,
-                     Communicator& data_axis, Communicator& control, const StepOptions& options)
+                     const StepComms& comms, const StepOptions& options)
     : context_(context),
       state_(state),
-      diffusion_(diffusion),
       optimizer_(optimizer),
-      control_(control),
+      comms_(comms),
       options_(options),
-      reducer_(data_axis, state.layout(), state.grads(), options.bucket_bytes) {}
+      tensor_axis_(MakeTensorAxis(state.model(), state.sharding(), comms.tensor())),
+      gatherer_(MakeGatherer(context, state, comms.parameters())),
+      reducer_(context, comms.gradients(), state.sharding().sequence_parallel ? &comms.token_gradients() : nullptr,
+               state.layout(), state.grads(),
+               {.zero_stage = state.sharding().zero_stage, .deterministic = state.sharding().deterministic}),
+      stage_(context, state.model(), state.sharding(), diffusion, tensor_axis_.get(), gatherer_.get(), &reducer_,
+             options.stage()),
+      executor_(Spec(state.sharding(), options), comms.pipeline(), context) {}
+
+TrainStep::~TrainStep() = default;
+
+int64_t TrainStep::micro_batches() const { return Spec(state_.sharding(), options_).micro_batches; }
+
+void TrainStep::FinishGather() {
+  if (gatherer_ != nullptr) gatherer_->FinishAll();
+}
+
+void TrainStep::RunGradients(const Batch& batch, StepReport& report) {
+  report.begin = StepReport::Time::clock::now();
+  context_.timeline().BeginStep(state_.step);
+  reducer_.BeginStep(static_cast<int>(micro_batches()));
+  stage_.BeginStep(batch);
+  executor_.Run(stage_);
+  report.backward_end = StepReport::Time::clock::now();
+  report.non_finite_node = stage_.non_finite_node();
+  report.reduce = reducer_.Finish();
+}
 
 StepReport TrainStep::Run(const Batch& batch) {
   StepReport report;
-  report.begin = StepReport::Time::clock::now();
-  const int64_t local_batch = static_cast<int64_t>(batch.positions.size());
-  reducer_.BeginStep(static_cast<int>(local_batch / options_.micro_batch));
-  LossSums sums;
-  for (int64_t first = 0; first < local_batch; first += options_.micro_batch) {
-    RunMicroBatch(batch, first, options_.micro_batch, sums, report);
+  RunGradients(batch, report);
+  // World: the losses lie on the last stages.
+  const LossResult losses = AllReduceMeans(comms_.control(), stage_.losses(), options_.global_batch);
+  report.loss = losses.loss;
+  report.mse = losses.mse;
+  report.vb = losses.vb;
+  FinishGather();
+  {
+    const TimedSpan span(context_.timeline(), SpanKind::kUpdate, "update");
+    report.update = optimizer_.Step(context_, state_, comms_.control(), std::isfinite(report.loss));
   }
-  report.backward_end = StepReport::Time::clock::now();
-
-  // World: the losses' sum, sent ahead of the wait for the last buckets.
-  double shared[] = {sums.loss, sums.mse, sums.vb};
-  const Work losses = control_.AllReduce(shared, shared, 3, ReduceOp::kSum, {.tag = "losses", .control = true});
-  report.reduce = reducer_.Finish();
-  losses.Wait();
-  report.loss = shared[0];
-  report.mse = shared[1];
-  report.vb = shared[2];
-  report.update = optimizer_.Step(context_, state_, std::isfinite(report.loss));
+  if (gatherer_ != nullptr) gatherer_->StartGather();
   report.end = StepReport::Time::clock::now();
   return report;
-}
-
-void TrainStep::RunMicroBatch(const Batch& batch, int64_t first, int64_t count, LossSums& sums, StepReport& report) {
-  const DitConfig& config = state_.model().config();
-  DiffusionBatch noised = DiffusionBatch::Allocate(context_.allocator(), config, count);
-  noised.x_0 = Rows(batch.x, config.latent_elements(), first, noised.noise.shape());
-  context_.pool().ParallelFor(count, 1, [&](int64_t begin, int64_t end, int) {
-    for (int64_t n = begin; n < end; ++n) {
-      const int64_t position = batch.positions[static_cast<size_t>(first + n)];
-      const bool drop = DrawLabelDrop(options_.seed, position, config.class_dropout);
-      noised.input.t_N.data<int64_t>()[n] = diffusion_.DrawTimestep(options_.seed, position);
-      noised.input.y_N.data<int32_t>()[n] =
-          drop ? static_cast<int32_t>(config.null_class()) : batch.y[static_cast<size_t>(first + n)];
-      DrawNoise(options_.seed, position, noised.elements(), noised.Image(noised.noise, n));
-      noised.NoiseImage(diffusion_, n);
-    }
-  });
-
-  Tape tape(context_);
-  tape.set_check_finite(options_.check_finite);
-  ForwardLossResult result = ForwardLoss(tape, state_.model(), diffusion_, noised,
-                                         static_cast<double>(options_.global_batch), {.recompute = options_.recompute});
-  sums.loss += result.loss.loss;
-  sums.mse += result.loss.mse;
-  sums.vb += result.loss.vb;
-  report.forward_end = StepReport::Time::clock::now();
-  tape.Backward({{result.output, std::move(result.d_output)}}, {.observer = &reducer_});
-  if (report.non_finite_node.empty()) report.non_finite_node = tape.NonFiniteNode();
 }
 
 }  // namespace shardit

@@ -1,22 +1,26 @@
-// TrainStep: forward, backward, gradient reduction and optimizer update of one step on one rank.
+// TrainStep: forward, backward, gradient reduction and optimizer update of one step on one rank, whatever the layout.
 //
-// Per micro-batch: t, noise and label drop are drawn by (seed, global sample position), the model runs forward on a
-// tape of its own, the loss gives the output's gradient, and backward adds to the flat gradients. Buckets are reduced
-// over the data axis while the last micro-batch's backward still runs. Losses are means over the global batch, whatever
-// the layout.
+// The pipeline executor runs the rank's model parts over the micro-batches (with one pipeline rank: forward and
+// backward in turn); t, noise and label drop are drawn by (seed, global sample position). Gradient buckets leave over
+// the data axis while backward still runs; the updated weights come back under the next forward. Losses are means over
+// the global batch, with the same bits for every cut of the batch.
 #pragma once
 
-#include <chrono>
 #include <cstdint>
+#include <memory>
+#include <optional>
 #include <string>
 
 #include "core/tensor/rank_context.h"
 #include "data/loader.h"
 #include "model/diffusion.h"
-#include "parallel/comm/communicator.h"
 #include "parallel/data/grad_reducer.h"
-#include "trainer/run_config/options.h"
+#include "parallel/data/parameter_gatherer.h"
+#include "parallel/pipeline/executor.h"
+#include "parallel/tensor/tensor_parallel.h"
+#include "trainer/train/dit_stage.h"
 #include "trainer/train/optimizer.h"
+#include "trainer/train/step_comms.h"
 #include "trainer/train/train_state.h"
 
 namespace shardit {
@@ -26,8 +30,9 @@ struct StepOptions {
   int64_t global_batch = 0;
   int64_t micro_batch = 0;
   RecomputeMode recompute = RecomputeMode::kNone;
-  int64_t bucket_bytes = 0;
   bool check_finite = false;
+
+  DitStageOptions stage() const { return {seed, global_batch, micro_batch, recompute, check_finite}; }
 };
 
 struct StepReport {
@@ -36,33 +41,40 @@ struct StepReport {
   std::string non_finite_node;  // with check_finite: the first operation of this rank whose gradient is not finite
   UpdateReport update;
   ReduceReport reduce;
-  Time begin, forward_end, backward_end, end;  // forward_end: of the last micro-batch
+  Time begin, backward_end, end;
 };
 
 class TrainStep {
  public:
-  // `data_axis` carries gradients, `control` the losses (a communicator of its own over the same ranks, so
-  // that its order is free of the buckets'). All references outlive the object.
+  // All references outlive the object.
   TrainStep(RankContext& context, TrainState& state, const Diffusion& diffusion, const Optimizer& optimizer,
-            Communicator& data_axis, Communicator& control, const StepOptions& options);
+            const StepComms& comms, const StepOptions& options);
+  ~TrainStep();
 
   // Collective: runs step state.step on this rank's part of the batch and advances the state.
   StepReport Run(const Batch& batch);
+  // The first half: gradients are summed over the data axis, and nothing is updated. For tests of gradients.
+  void RunGradients(const Batch& batch, StepReport& report);
+
+  // Micro-batches of a step on this rank.
+  int64_t micro_batches() const;
+  // Nothing of the weights is under way when it returns: before other hands than Run's change them.
+  void FinishGather();
 
  private:
-  struct LossSums {
-    double loss = 0.0, mse = 0.0, vb = 0.0;
-  };
-  // Forward and backward of samples [first, first + count) of the batch; adds this rank's share of the losses.
-  void RunMicroBatch(const Batch& batch, int64_t first, int64_t count, LossSums& sums, StepReport& report);
-
   RankContext& context_;
   TrainState& state_;
-  const Diffusion& diffusion_;
   const Optimizer& optimizer_;
-  Communicator& control_;
+  const StepComms& comms_;
   const StepOptions options_;
+  std::unique_ptr<TensorParallel> tensor_axis_;  // null with one tensor rank
+  std::unique_ptr<ParameterGatherer> gatherer_;  // null in stage 0
   GradReducer reducer_;
+  DitStage stage_;
+  PipelineExecutor executor_;
 };
+
+// The seams of a rank's model with the tensor axis; null where there is one tensor rank.
+std::unique_ptr<TensorParallel> MakeTensorAxis(const Dit& model, const Sharding& sharding, Communicator& axis);
 
 }  // namespace shardit

@@ -59,21 +59,23 @@ TrainingRun::TrainingRun(World& world, const TrainRequest& request, Mesh mesh, D
       share_(DivideCpus(world, options_.train.threads)),
       context_(share_.threads, share_.cpus),
       mesh_(std::move(mesh)),
-      control_(world.comm().Split(0, world.rank(), "control")),
+      comms_(mesh_),
       checkpoint_comm_(world.comm().Split(0, world.rank(), "checkpoint")),
       data_(std::move(data)),
-      state_(options_.model, context_.allocator()),
+      state_(
+          options_.model,
+          MakeSharding(options_.model, options_.parallel, options_.train.deterministic, mesh_.shape(), mesh_.coords()),
+          context_.allocator()),
       diffusion_(options_.diffusion),
       optimizer_(options_.optimizer, options_.ema, options_.train.steps),
-      trace_(world.rank()) {
+      step_(context_, state_, diffusion_, optimizer_, comms_,
+            {.seed = options_.train.seed,
+             .global_batch = options_.train.global_batch,
+             .micro_batch = options_.train.micro_batch,
+             .recompute = options_.parallel.recompute,
+             .check_finite = options_.train.check_finite}),
+      ema_forward_(context_, state_, comms_) {
   BindToShare(share_);
-  const StepOptions step{.seed = options_.train.seed,
-                         .global_batch = options_.train.global_batch,
-                         .micro_batch = options_.train.micro_batch,
-                         .recompute = options_.parallel.recompute,
-                         .bucket_bytes = options_.parallel.bucket_mib << 20,
-                         .check_finite = options_.train.check_finite};
-  step_.emplace(context_, state_, diffusion_, optimizer_, mesh_.dp(), *control_, step);
   SetFailureReport([this] { return LastOperations(); });
 }
 
@@ -132,9 +134,7 @@ absl::Status TrainingRun::CheckAgreement(World& world, const ResolvedConfig& con
 
 absl::Status TrainingRun::LoadOrInitialize() {
   if (!request_.init_from.empty()) {
-    const absl::Status loaded = LoadWeights(request_.init_from, state_.model());
-    RETURN_IF_ERROR(AgreeStatus(world_.comm(), loaded));
-    state_.StartFromWeights();
+    RETURN_IF_ERROR(AgreeStatus(world_.comm(), LoadWeights(request_.init_from, state_)));
   } else {
     state_.Initialize(options_.train.seed);
   }
@@ -151,19 +151,28 @@ absl::Status TrainingRun::LoadOrInitialize() {
   RETURN_IF_ERROR(writer.Prepare());
   checkpointer_ = std::make_unique<AsyncCheckpointer>(std::move(writer), options_.checkpoint.async);
 
-  absl::StatusOr<std::unique_ptr<Loader>> loader =
-      Loader::Create(data_.training, {.seed = options_.train.seed,
-                                      .global_batch = options_.train.global_batch,
-                                      .dp_rank = mesh_.coords().dp,
-                                      .dp_size = mesh_.shape().dp,
-                                      .flip = options_.data.flip,
-                                      .start_step = state_.step,
-                                      .prefetch = static_cast<int>(options_.data.prefetch_batches)});
-  RETURN_IF_ERROR(AgreeStatus(world_.comm(), loader.status()));
-  loader_ = *std::move(loader);
+  RETURN_IF_ERROR(AgreeStatus(world_.comm(), OpenLoader()));
   absl::Status opened;
   if (world_.rank() == 0) opened = OpenReporter(resumed);
   return AgreeStatus(world_.comm(), opened);
+}
+
+// Images enter at the first unit and meet the loss at the last; ranks between the two need none.
+absl::Status TrainingRun::OpenLoader() {
+  const Sharding& sharding = state_.sharding();
+  if (!sharding.holds_input() && !sharding.holds_output(state_.model())) return absl::OkStatus();
+  // Virtual shards whose gradients meet rank by rank are dealt out one by one.
+  const bool dealt = sharding.deterministic && sharding.zero_stage >= 2;
+  ASSIGN_OR_RETURN(loader_,
+                   Loader::Create(data_.training, {.seed = options_.train.seed,
+                                                   .global_batch = options_.train.global_batch,
+                                                   .dp_rank = mesh_.coords().dp,
+                                                   .dp_size = mesh_.shape().dp,
+                                                   .run = dealt ? options_.train.micro_batch : 0,
+                                                   .flip = options_.data.flip,
+                                                   .start_step = state_.step,
+                                                   .prefetch = static_cast<int>(options_.data.prefetch_batches)}));
+  return absl::OkStatus();
 }
 
 absl::StatusOr<std::optional<Resumed>> TrainingRun::Resume() {
@@ -192,7 +201,7 @@ absl::Status TrainingRun::OpenReporter(const std::optional<Resumed>& resumed) {
 TrainingRun::Decision TrainingRun::AgreeOnNextStep(bool stop, bool data_failed) {
   int32_t flags[2] = {stop ? 1 : 0, data_failed ? 1 : 0};
   // World, before the step: a rank that wants to stop, or has no batch, must not leave others in a reduction.
-  control_->AllReduce(flags, flags, 2, ReduceOp::kMax, {.tag = "flags", .control = true}).Wait();
+  comms_.control().AllReduce(flags, flags, 2, ReduceOp::kMax, {.tag = "flags", .control = true}).Wait();
   return {flags[0] != 0, flags[1] != 0};
 }
 
@@ -200,7 +209,8 @@ absl::Status TrainingRun::Loop() {
   bool stopped = false;
   while (state_.step < options_.train.steps) {
     const Clock::time_point begin = Clock::now();
-    const absl::StatusOr<const Batch*> batch = loader_->Next();
+    static const Batch kNone;
+    const absl::StatusOr<const Batch*> batch = loader_ == nullptr ? &kNone : loader_->Next();
     const bool enough = request_.stop_after > 0 && state_.step - first_step_ >= request_.stop_after;
     const Decision decision = AgreeOnNextStep(stop_signal_.requested() || enough, !batch.ok());
     if (decision.data_failed) {
@@ -209,17 +219,13 @@ absl::Status TrainingRun::Loop() {
     }
     stopped = decision.stop;
     if (stopped) break;
-    dp_bytes_before_ = DataAxisBytes();
-    const StepReport report = step_->Run(**batch);
+    bytes_before_ = comms_.BytesSent();
+    const StepReport report = step_.Run(**batch);
     RETURN_IF_ERROR(AfterStep(report, (*batch)->wait_ms, begin));
   }
   if (last_saved_step_ != state_.step) RETURN_IF_ERROR(SaveCheckpoint());
   RETURN_IF_ERROR(checkpointer_->Wait());
   ReportCheckpoint();
-  if (!request_.trace.empty()) {
-    const std::string path = absl::StrCat(request_.trace, ".", world_.rank(), ".json");
-    RETURN_IF_ERROR(AgreeStatus(world_.comm(), trace_.Write(PosixFileSystem(), path)));
-  }
   if (!stopped) return absl::OkStatus();
   return WithExitCode(absl::AbortedError(absl::StrCat("stopped at step ", state_.step, " of ", options_.train.steps,
                                                       " with its state saved; run the same command to go on")),
@@ -230,7 +236,6 @@ absl::Status TrainingRun::AfterStep(const StepReport& report, double wait_ms, St
   const int64_t step = state_.step;
   const double step_ms = Milliseconds(report.end - step_begin);
   skipped_in_a_row_ = report.update.skipped ? skipped_in_a_row_ + 1 : 0;
-  if (!request_.trace.empty()) trace_.Add(step, report);
   MetricsRow row = MakeRow(report, wait_ms, step_ms);
   ASSIGN_OR_RETURN(row.validation_loss, MaybeValidate());
 
@@ -248,16 +253,11 @@ absl::Status TrainingRun::AfterStep(const StepReport& report, double wait_ms, St
     }
     if (log) reported = reporter_->Log(row);
   }
-  if (log) RETURN_IF_ERROR(AgreeStatus(*control_, reported));
+  if (log) RETURN_IF_ERROR(AgreeStatus(comms_.control(), reported));
   RETURN_IF_ERROR(MaybeSampleGrid());
   const int64_t every = options_.checkpoint.every_steps;
   if (every > 0 && step % every == 0) return SaveCheckpoint();
   return absl::OkStatus();
-}
-
-int64_t TrainingRun::DataAxisBytes() const {
-  const TrafficCounters gradients = mesh_.dp().counters(), control = control_->counters();
-  return gradients.TotalData().ring_bytes + gradients.TotalControl().ring_bytes + control.TotalControl().ring_bytes;
 }
 
 MetricsRow TrainingRun::MakeRow(const StepReport& report, double wait_ms, double step_ms) {
@@ -276,7 +276,10 @@ MetricsRow TrainingRun::MakeRow(const StepReport& report, double wait_ms, double
   row.mfu = std::numeric_limits<double>::quiet_NaN();  // no peak is tabulated for CPUs
   row.data_wait_ms = wait_ms;
   row.exposed_comm_ms = report.reduce.exposed_ms;
-  row.bytes_sent_dp = DataAxisBytes() - dp_bytes_before_;
+  const StepComms::Bytes sent = comms_.BytesSent();
+  row.bytes_sent_dp = sent.dp - bytes_before_.dp;
+  row.bytes_sent_tp = sent.tp - bytes_before_.tp;
+  row.bytes_sent_pp = sent.pp - bytes_before_.pp;
   row.overlapped_bytes = report.reduce.overlapped_bytes;
   row.peak_bytes = context_.allocator().stats().peak_bytes_in_use;
   row.skipped = state_.skipped;
@@ -290,52 +293,65 @@ absl::StatusOr<std::optional<double>> TrainingRun::MaybeValidate() {
   ASSIGN_OR_RETURN(
       const LossResult loss,
       HeldOutLoss(
-          context_, state_.ema_model(), diffusion_, *data_.validation, *control_,
+          context_, ema_forward_, diffusion_, *data_.validation, state_.sharding(), comms_.control(),
           {.seed = options_.train.seed, .samples = options_.log.validation_samples, .batch = kEvaluationBatch}));
   return std::optional<double>(loss.loss);
 }
 
-// A grid of EMA samples, drawn by rank 0 alone: the other ranks wait at the next collective.
+// A grid of EMA samples. Where a forward pass needs no other rank, rank 0 draws alone and the others wait at the next
+// collective.
 absl::Status TrainingRun::MaybeSampleGrid() {
   const int64_t every = options_.log.sample_every;
   if (every == 0 || state_.step % every != 0) return absl::OkStatus();
-  const auto draw = [&]() -> absl::Status {
-    if (world_.rank() != 0) return absl::OkStatus();
-    const DitConfig& model = options_.model;
-    const int64_t columns = options_.log.sample_per_class, rows = std::min<int64_t>(model.classes, 10);
-    ASSIGN_OR_RETURN(const Sampler sampler, Sampler::Create(diffusion_, model,
-                                                            {.kind = SamplerKind::kDdim,
-                                                             .steps = options_.log.sample_steps,
-                                                             .cfg_scale = options_.log.sample_cfg_scale,
-                                                             .guide_all_channels = true,
-                                                             .seed = options_.train.seed}));
-    std::vector<int64_t> classes(static_cast<size_t>(rows));
-    std::iota(classes.begin(), classes.end(), 0);
-    std::vector<int32_t> labels;
-    for (int64_t i = 0; i < rows * columns; ++i) labels.push_back(static_cast<int32_t>(i / columns));
-    const std::vector<float> latents = DrawSamples(context_, state_.ema_model(), sampler, kEvaluationBatch, 0, labels);
-    const PixelSet pixels = LatentsToPixels(latents, rows * columns, model);
-    const Image grid = ClassGrid(pixels, columns, classes, model, absl::StrCat("STEP ", state_.step));
-    ASSIGN_OR_RETURN(const std::string png, EncodePng(grid));
-    const std::string path = absl::StrCat(folder_->samples(), "/", StepFolderName(state_.step), ".png");
-    RETURN_IF_ERROR(AtomicWriteFile(PosixFileSystem(), path, png));
-    return reporter_->AddImage(state_.step, "samples/ema", png, static_cast<int>(grid.width),
-                               static_cast<int>(grid.height), static_cast<int>(grid.channels));
-  };
-  return AgreeStatus(*control_, draw());
+  const DitConfig& model = options_.model;
+  const int64_t columns = options_.log.sample_per_class, rows = std::min<int64_t>(model.classes, 10);
+  absl::StatusOr<Sampler> sampler = Sampler::Create(diffusion_, model,
+                                                    {.kind = SamplerKind::kDdim,
+                                                     .steps = options_.log.sample_steps,
+                                                     .cfg_scale = options_.log.sample_cfg_scale,
+                                                     .guide_all_channels = true,
+                                                     .seed = options_.train.seed});
+  RETURN_IF_ERROR(sampler.status());
+  std::vector<int64_t> classes(static_cast<size_t>(rows));
+  std::iota(classes.begin(), classes.end(), 0);
+  std::vector<int32_t> labels;
+  for (int64_t i = 0; i < rows * columns; ++i) labels.push_back(static_cast<int32_t>(i / columns));
+  absl::Status written;
+  if (world_.rank() == 0 || state_.sharding().forward_is_collective()) {
+    const std::vector<float> latents =
+        DrawSamples(context_, ema_forward_.sampled_model(), *sampler, kEvaluationBatch, 0, labels);
+    if (world_.rank() == 0) written = WriteGrid(latents, columns, classes);
+  }
+  return AgreeStatus(comms_.control(), written);
+}
+
+absl::Status TrainingRun::WriteGrid(const std::vector<float>& latents, int64_t columns,
+                                    const std::vector<int64_t>& classes) {
+  const DitConfig& model = options_.model;
+  const PixelSet pixels = LatentsToPixels(latents, columns * static_cast<int64_t>(classes.size()), model);
+  const Image grid = ClassGrid(pixels, columns, classes, model, absl::StrCat("STEP ", state_.step));
+  ASSIGN_OR_RETURN(const std::string png, EncodePng(grid));
+  const std::string path = absl::StrCat(folder_->samples(), "/", StepFolderName(state_.step), ".png");
+  RETURN_IF_ERROR(AtomicWriteFile(PosixFileSystem(), path, png));
+  return reporter_->AddImage(state_.step, "samples/ema", png, static_cast<int>(grid.width),
+                             static_cast<int>(grid.height), static_cast<int>(grid.channels));
 }
 
 absl::Status TrainingRun::SaveCheckpoint() {
   // Rows up to this step are durable before the checkpoint that makes them final.
   absl::Status synced;
   if (reporter_ != nullptr) synced = reporter_->Sync();
-  RETURN_IF_ERROR(AgreeStatus(*control_, synced));
+  RETURN_IF_ERROR(AgreeStatus(comms_.control(), synced));
   RunState saved;
   saved.run_id = folder_->run_id;
   saved.config_hash = request_.config.hash;
   saved.config_text = request_.config.text;
   saved.program_version = SHARDIT_VERSION;
-  saved.layout = {.world = world_.size(), .dp = mesh_.shape().dp, .tp = mesh_.shape().tp, .pp = mesh_.shape().pp};
+  saved.layout = {.world = world_.size(),
+                  .dp = mesh_.shape().dp,
+                  .tp = mesh_.shape().tp,
+                  .pp = mesh_.shape().pp,
+                  .zero_stage = state_.sharding().zero_stage};
   saved.step = state_.step;
   saved.images_seen = state_.step * options_.train.global_batch;
   saved.ema_updates = state_.updates;
@@ -343,7 +359,7 @@ absl::Status TrainingRun::SaveCheckpoint() {
   saved.skipped_steps = state_.skipped;
   saved.skipped_in_a_row = skipped_in_a_row_;
   saved.seed = options_.train.seed;
-  RETURN_IF_ERROR(checkpointer_->Save(saved, ReplicaSlices(state_, world_.rank(), world_.size())));
+  RETURN_IF_ERROR(checkpointer_->Save(saved, StateSlices(state_)));
   last_saved_step_ = state_.step;
   ReportCheckpoint();
   return absl::OkStatus();

@@ -12,8 +12,8 @@
 #include "trainer/metrics/run_reporter.h"
 #include "trainer/train/cpu_share.h"
 #include "trainer/train/run_folder.h"
+#include "trainer/train/sharded_forward.h"
 #include "trainer/train/state_checkpoint.h"
-#include "trainer/train/step_trace.h"
 #include "trainer/train/stop_signal.h"
 #include "trainer/train/train.h"
 #include "trainer/train/train_step.h"
@@ -42,6 +42,7 @@ class TrainingRun {
   static absl::StatusOr<Data> OpenData(const RunOptions& options);
   static absl::Status CheckAgreement(World& world, const ResolvedConfig& config, const Dataset& dataset);
   absl::Status LoadOrInitialize();
+  absl::Status OpenLoader();
   absl::Status OpenReporter(const std::optional<Resumed>& resumed);
   absl::StatusOr<std::optional<Resumed>> Resume();
 
@@ -53,10 +54,9 @@ class TrainingRun {
   Decision AgreeOnNextStep(bool stop, bool data_failed);
   absl::Status AfterStep(const StepReport& report, double wait_ms, StepReport::Time step_begin);
   MetricsRow MakeRow(const StepReport& report, double wait_ms, double step_ms);
-  // Ring bytes that this rank has sent over the data axis so far, control messages included.
-  int64_t DataAxisBytes() const;
   absl::StatusOr<std::optional<double>> MaybeValidate();
   absl::Status MaybeSampleGrid();
+  absl::Status WriteGrid(const std::vector<float>& latents, int64_t columns, const std::vector<int64_t>& classes);
   absl::Status SaveCheckpoint();
   void ReportCheckpoint();
 
@@ -66,23 +66,23 @@ class TrainingRun {
   const CpuShare share_;
   RankContext context_;
   Mesh mesh_;
-  std::unique_ptr<Communicator> control_;
+  const StepComms comms_;
   std::unique_ptr<Communicator> checkpoint_comm_;
   std::optional<RunFolder> folder_;
   const Data data_;
   TrainState state_;
   const Diffusion diffusion_;
   const Optimizer optimizer_;
-  std::optional<TrainStep> step_;
-  std::unique_ptr<Loader> loader_;
+  TrainStep step_;
+  ShardedForward ema_forward_;
+  std::unique_ptr<Loader> loader_;  // null where no end of the chain lives on this rank
   std::unique_ptr<AsyncCheckpointer> checkpointer_;
   std::unique_ptr<RunReporter> reporter_;  // rank 0
-  StepTrace trace_;
   StopSignal stop_signal_;
   int64_t first_step_ = 0;  // state_.step when this start began
   int64_t last_saved_step_ = -1;
   int64_t skipped_in_a_row_ = 0;
-  int64_t dp_bytes_before_ = 0;  // of the step being reported
+  StepComms::Bytes bytes_before_;  // sent before the step being reported
 };
 
 }  // namespace shardit

@@ -10,8 +10,8 @@
 #include "data/dataset.h"
 #include "model/diffusion.h"
 #include "model/diffusion_loss.h"
-#include "model/dit.h"
 #include "parallel/comm/communicator.h"
+#include "trainer/train/sharded_forward.h"
 
 namespace shardit {
 
@@ -21,9 +21,10 @@ struct ValidationOptions {
   int64_t batch = 1;    // samples a forward pass
 };
 
-// Collective over `ranks`, which share out the samples; every rank gets the same means. The same on any number of ranks
-// up to the order of the sum.
-absl::StatusOr<LossResult> HeldOutLoss(RankContext& context, const Dit& model, const Diffusion& diffusion,
-                                       const Dataset& dataset, Communicator& ranks, const ValidationOptions& options);
+// Collective over the world: the data ranks share out the samples, and every rank gets the same means, with the same
+// bits for every number of data ranks.
+absl::StatusOr<LossResult> HeldOutLoss(RankContext& context, ShardedForward& model, const Diffusion& diffusion,
+                                       const Dataset& dataset, const Sharding& sharding, Communicator& world,
+                                       const ValidationOptions& options);
 
 }  // namespace shardit

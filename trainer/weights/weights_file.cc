@@ -1,5 +1,6 @@
 #include "trainer/weights/weights_file.h"
 
+#include <algorithm>
 #include <cmath>
 #include <vector>
 
@@ -35,6 +36,12 @@ absl::Status CheckPositionTable(const SafetensorsReader& file, const Safetensors
 }  // namespace
 
 absl::Status LoadWeights(const std::string& path, Dit& model) {
+  return LoadWeights(path, model, [&](const Parameter& parameter, const std::vector<float>& values) {
+    std::copy(values.begin(), values.end(), parameter.value.data());
+  });
+}
+
+absl::Status LoadWeights(const std::string& path, const Dit& model, WeightSink take) {
   ASSIGN_OR_RETURN(const SafetensorsReader file, SafetensorsReader::Open(path));
   for (const SafetensorsEntry& entry : file.entries()) {
     if (entry.name == kPositionTable) {
@@ -52,7 +59,9 @@ absl::Status LoadWeights(const std::string& path, Dit& model) {
                                                      absl::StrJoin(entry->shape, ", "), "]", ", the model expects ",
                                                      parameter->shape.ToString()));
     }
-    RETURN_IF_ERROR(file.ReadAsFloat(*entry, 0, entry->elements(), parameter->value.data()));
+    std::vector<float> values(static_cast<size_t>(entry->elements()));
+    RETURN_IF_ERROR(file.ReadAsFloat(*entry, 0, entry->elements(), values.data()));
+    take(*parameter, values);
   }
   return absl::OkStatus();
 }
