@@ -2,6 +2,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cstdlib>
 #include <map>
 #include <nlohmann/json.hpp>
 
@@ -140,6 +141,25 @@ TEST(MergedTrace, IsOneFileOfAllRanks) {
   EXPECT_EQ(trace["figures"][0]["step"], 7);
   EXPECT_NEAR(trace["figures"][0]["exposed_ms"][2], 5, 1e-9);
   EXPECT_NEAR(trace["figures"][0]["overlap_share"], 1 - 5.0 / 30, 1e-6);
+}
+
+TEST(DrawTrace, HasALaneForEveryRankOfTheAxis) {
+  const std::string path = testing::TempDir() + "/drawn_trace.json", chart = testing::TempDir() + "/drawn_trace.svg";
+  RunThreadWorld(4, [&](World& world) {
+    Timeline timeline;
+    FillTimeline(timeline, std::chrono::steady_clock::time_point(), world.rank());
+    SetThreadIdentity(absl::StrCat("rank ", world.rank(), " (pp=", world.rank() / 2, " dp=", world.rank() % 2, ")"));
+    ASSERT_TRUE(WriteMergedTrace(world.comm(), timeline, PosixFileSystem(), path).ok());
+  });
+  const auto draw = [&](const std::string& options) {
+    const std::string script = std::string(SHARDIT_SOURCE_DIR) + "/launch/draw_trace.py";
+    EXPECT_EQ(std::system(absl::StrCat("python3 -B ", script, " -o ", chart, " ", options, path, "=title").c_str()), 0);
+    return ReadWholeFile(chart, 1 << 20).value();
+  };
+  EXPECT_THAT(draw(""), testing::AllOf(testing::HasSubstr("rank 3"), testing::HasSubstr("title"),
+                                       testing::HasSubstr("forward, micro-batch 2, part 1: 30.00 to 40.00 ms")));
+  EXPECT_THAT(draw("--axis pp "),
+              testing::AllOf(testing::HasSubstr("rank 2"), testing::Not(testing::HasSubstr("rank 1"))));
 }
 
 TEST(MergedTrace, EveryRankLearnsOfAFailure) {
