@@ -28,6 +28,9 @@
 
 namespace shardit::checkpoint_testing {
 
+// Campaigns run whole, of which the plain run is a fixed-seed cut.
+inline bool LongTests() { return getenv("SHARDIT_LONG_TESTS") != nullptr; }
+
 class TempFolder {
  public:
   TempFolder() {
@@ -195,7 +198,7 @@ inline absl::StatusOr<SaveReport> SaveStep(const std::string& checkpoints, int64
     state.run_id = options.run_id;
     result = writer.Save(state, mine->slices);
   });
-  for (const auto& result : results) EXPECT_EQ(result.ok(), results[0].ok());
+  for (const auto& result : results) EXPECT_EQ(result.status(), results[0].status());
   return results[0];
 }
 
