@@ -260,6 +260,23 @@ TEST(GradReducer, FlatBucketsLeaveInTheLayoutsOrderWhateverFillsFirst) {
   });
 }
 
+TEST(GradReducer, EveryReductionIsASpanOfTheTimeline) {
+  RunThreadWorld(2, [&](World& world) {
+    for (int stage = 0; stage <= 3; ++stage) {
+      Rank rank(world.comm(), nullptr, {stage});
+      rank.context.timeline().Enable();
+      rank.context.timeline().BeginStep(0);
+      const ReduceReport report = rank.Step(2, IntegerGrad);
+      int64_t bytes = 0;
+      for (const Span& span : rank.context.timeline().spans()) {
+        EXPECT_LE(span.begin, span.end);
+        if (span.kind == SpanKind::kCommunication) bytes += span.bytes;
+      }
+      EXPECT_EQ(bytes, report.bytes) << stage;
+    }
+  });
+}
+
 // A schedule with deferred weights: the first pass of a micro-batch writes the odd parameters, its second, one
 // micro-batch later, the even ones.
 std::vector<Floats> ReduceDeferred(const Config& config, int ranks, int64_t micro_batches, GradOf grad_of) {

@@ -348,9 +348,16 @@ TEST(WholeGatherer, FirstUnitsFirstAndBytesAreTheClosedForm) {
       const ToyParameters parameters(specs);
       const FlatLayout layout(parameters.all(), {.bucket_bytes = 1});
       const Tensor weights = Tensor::Zeros(context.allocator(), {layout.size()});
+      context.timeline().Enable();
+      context.timeline().BeginStep(0);
       WholeGatherer gatherer(context, world.comm(), layout, weights);
       gatherer.StartGather();
       gatherer.FinishAll();
+      int64_t traced = 0;
+      for (const Span& span : context.timeline().spans()) {
+        if (span.kind == SpanKind::kCommunication) traced += span.bytes;
+      }
+      EXPECT_EQ(traced, layout.size() * 4);
       EXPECT_EQ(world.comm().counters().TotalData().ring_bytes, (n - 1) * layout.size() / n * 4);
       std::vector<int64_t> sent;
       for (const CollectiveRecord& record : world.log().Last()) {
