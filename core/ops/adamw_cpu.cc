@@ -128,6 +128,7 @@ void AdamwEma(const AdamwEmaArgs& args, CpuContext& context) {
 }
 
 void SumOfSquares(const float* values, int64_t count, CpuContext& context, ExactSum& sum) {
+  if (context.Planned({"sum_of_squares", 0, 4.0 * static_cast<double>(count)})) return;
   std::vector<ExactSum> sums(static_cast<size_t>(context.pool.threads()));
   constexpr int64_t kGrainBlocks = adamw_internal::kGrain / kSquaresBlock;
   context.pool.ParallelFor(CeilDiv(count, kSquaresBlock), kGrainBlocks, [&](int64_t begin, int64_t end, int thread) {
