@@ -53,7 +53,7 @@ void AddTrainCommand(CommandLine& line) {
   command->add_option("--out", request.out, "Run folder (default results/run)")->type_name("DIR");
   command->add_option("--resume", request.resume, "auto, never, a step or a checkpoint folder")->type_name("WHAT");
   command->add_option("--init-from", request.init_from, "Start from these weights")->type_name("FILE");
-  command->add_option("--trace", request.trace, "Chrome trace of the last steps, by rank")->type_name("PREFIX");
+  command->add_option("--trace", request.trace, "Write a Chrome trace of the last steps")->type_name("FILE");
   command->add_option("--stop-after", request.stop_after, "Save and exit 75 after N steps")->type_name("N");
   command->add_flag("--dry-run", flags->dry_run, "Check and print configuration and plan");
   line.OnEveryRank(command, [flags](World& world) { return Run(world, *flags); });

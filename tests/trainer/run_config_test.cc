@@ -163,18 +163,36 @@ TEST(RunConfig, CrossChecksAreMadeBeforeTraining) {
       {std::string(kMinimal) + "train { virtual_shards: 6 }", 1, "train.virtual_shards: expected a power of two"},
       {std::string(kMinimal) + "parallel { virtual_stages: 2 }", 1, "parallel.virtual_stages"},
       {std::string(kMinimal) + "log { sample_every: 5 sample_steps: 2000 }", 1, "log.sample_steps"},
-      {std::string(kMinimal) + "parallel { tp: 2 }", 2, "parallel.tp: 2 is not supported"},
-      {std::string(kMinimal) + "parallel { pp: 2 }", 2, "parallel.pp: 2 is not supported"},
-      {std::string(kMinimal) + "parallel { zero_stage: 1 }", 1, "parallel.zero_stage: 1 is not supported"},
-      {std::string(kMinimal) + "parallel { sequence_parallel: true }", 1, "parallel.sequence_parallel: true"},
+      {std::string(kMinimal) + "parallel { tp: 4 }", 4,
+       "parallel.tp: expected a divisor of model.heads 6 (1, 2, 3, 6)"},
+      {std::string(kMinimal) + "parallel { pp: 13 }", 13, "at most model.depth 12, got 13 x 1"},
+      {std::string(kMinimal) + "parallel { pp: 5 schedule: INTERLEAVED virtual_stages: 3 }", 5, "got 5 x 3"},
+      {std::string(kMinimal) + "parallel { pp: 2 tp: 3 }", 8, "tp 3 x pp 2 does not divide the 8 ranks"},
+      {std::string(kMinimal) + "model { patch: 16 size: \"\" depth: 2 width: 24 heads: 6 side: 32 } "
+                               "parallel { tp: 6 sequence_parallel: true }",
+       6, "at least one token a rank of the tensor axis, got 4 tokens for tp 6"},
       {std::string(kMinimal) + "train { precision: BF16 }", 1, "train.precision: BF16 is not supported"},
       {std::string(kMinimal) + "train { device: CUDA }", 1, "train.device: CUDA is not supported"},
-      {std::string(kMinimal) + "train { deterministic: true }", 1, "train.deterministic: true is not supported"},
+      {std::string(kMinimal) + "train { deterministic: true }", 3, "power of two of at most train.virtual_shards 8"},
+      {std::string(kMinimal) + "train { deterministic: true global_batch: 12 }", 1,
+       "multiple of train.virtual_shards 8, got 12"},
+      {std::string(kMinimal) + "train { deterministic: true micro_batch: 16 }", 1,
+       "global_batch / virtual_shards = 32"},
   };
   for (const auto& c : cases) {
     SCOPED_TRACE(c.text);
     EXPECT_THAT(ErrorOf(Resolve(c.text, c.world)), HasSubstr(c.expected));
   }
+}
+
+TEST(RunConfig, MicroBatchIsChosenWhereItIsZero) {
+  const auto micro_batch = [](const std::string& more, int64_t world) {
+    return Resolve(std::string(kMinimal) + more, world)->options.train.micro_batch;
+  };
+  EXPECT_EQ(micro_batch("", 4), 64);                                              // the rank's batch
+  EXPECT_EQ(micro_batch("parallel { pp: 4 }", 4), 16);                            // sixteen of them for four stages
+  EXPECT_EQ(micro_batch("parallel { pp: 4 } train { global_batch: 90 }", 4), 5);  // the largest divisor below
+  EXPECT_EQ(micro_batch("train { deterministic: true }", 2), 32);                 // a virtual shard
 }
 
 TEST(RunConfig, SetsAreTypedAndNamed) {

@@ -14,7 +14,7 @@ struct TrainRequest {
   std::string out;              // run folder; made if missing
   std::string resume = "auto";  // auto | never | a step number | a checkpoint folder
   std::string init_from;        // weight file to start from instead of initial values; empty: none
-  std::string trace;       // Chrome-trace JSON of the last steps, one file a rank: <trace>.<rank>.json; empty: none
+  std::string trace;       // Chrome-trace JSON file of the last steps of all ranks; empty: none
   int64_t stop_after = 0;  // ask for a stop (as a signal does) after this many steps of this process; 0: never
 };
 

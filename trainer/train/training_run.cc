@@ -16,6 +16,7 @@
 #include "trainer/image_set.h"
 #include "trainer/run_config/exit_code.h"
 #include "trainer/sample.h"
+#include "trainer/trace/merged_trace.h"
 #include "trainer/train/validation.h"
 #include "trainer/weights/weights_file.h"
 
@@ -76,6 +77,7 @@ TrainingRun::TrainingRun(World& world, const TrainRequest& request, Mesh mesh, D
              .check_finite = options_.train.check_finite}),
       ema_forward_(context_, state_, comms_) {
   BindToShare(share_);
+  if (!request_.trace.empty()) context_.timeline().Enable();
   SetFailureReport([this] { return LastOperations(); });
 }
 
@@ -226,10 +228,24 @@ absl::Status TrainingRun::Loop() {
   if (last_saved_step_ != state_.step) RETURN_IF_ERROR(SaveCheckpoint());
   RETURN_IF_ERROR(checkpointer_->Wait());
   ReportCheckpoint();
+  RETURN_IF_ERROR(WriteTrace());
   if (!stopped) return absl::OkStatus();
   return WithExitCode(absl::AbortedError(absl::StrCat("stopped at step ", state_.step, " of ", options_.train.steps,
                                                       " with its state saved; run the same command to go on")),
                       ExitCode::kRequeue);
+}
+
+absl::Status TrainingRun::WriteTrace() {
+  if (request_.trace.empty()) return absl::OkStatus();
+  ASSIGN_OR_RETURN(const std::vector<StepFigures> figures,
+                   WriteMergedTrace(comms_.control(), context_.timeline(), PosixFileSystem(), request_.trace));
+  if (figures.empty()) return absl::OkStatus();
+  const StepFigures& last = figures.back();
+  LOG_INFO(
+      "wrote {}: step {} took {:.1f} ms of passes, bubble {:.3f}, {:.1f} ms blocked on rank 0, {:.0f}% of "
+      "communication overlapped",
+      request_.trace, last.step + 1, last.ms, last.bubble, last.exposed_ms.front(), 100.0 * last.overlap_share);
+  return absl::OkStatus();
 }
 
 absl::Status TrainingRun::AfterStep(const StepReport& report, double wait_ms, StepReport::Time step_begin) {

@@ -52,6 +52,7 @@ class TrainingRun {
     bool data_failed = false;
   };
   Decision AgreeOnNextStep(bool stop, bool data_failed);
+  absl::Status WriteTrace();
   absl::Status AfterStep(const StepReport& report, double wait_ms, StepReport::Time step_begin);
   MetricsRow MakeRow(const StepReport& report, double wait_ms, double step_ms);
   absl::StatusOr<std::optional<double>> MaybeValidate();
