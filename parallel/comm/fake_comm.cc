@@ -69,11 +69,10 @@ void FakeCommunicator::Start(CollectiveSpec spec, std::shared_ptr<WorkState> wor
   work->MarkStart();
   if (!Allocator::IsPlanned(spec.in) && !Allocator::IsPlanned(spec.out)) RunAlone(spec, rank(), size());
   if (network_ == nullptr) return work->MarkDone();
-  const double done = network_->Issue(*this, spec);
-  if (network_->HasPassed(done)) return work->MarkDone();
-  work->SetProgress([this, done](WorkState& state, bool wait) {
-    if (wait) network_->WaitUntil(*this, done);
-    if (wait || network_->HasPassed(done)) state.MarkDone();
+  work->SetProgress([this, arrival = network_->Issue(*this, spec)](WorkState& state, bool wait) {
+    if (!wait) return;
+    network_->WaitUntil(*this, arrival);
+    state.MarkDone();
   });
 }
 

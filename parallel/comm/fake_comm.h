@@ -21,9 +21,8 @@ class FakeCommunicator;
 class FakeNetwork {
  public:
   virtual ~FakeNetwork() = default;
-  // Sees every collective as it is issued; returns when it is done.
+  // Sees every collective as it is issued; returns when it arrives.
   virtual double Issue(const FakeCommunicator& axis, const CollectiveSpec& spec) = 0;
-  virtual bool HasPassed(double time) = 0;
   // The rank waits for a collective of `axis`.
   virtual void WaitUntil(const FakeCommunicator& axis, double time) = 0;
 };
@@ -31,6 +30,7 @@ class FakeNetwork {
 class FakeCommunicator : public Communicator {
  public:
   // `log` and `network` outlive the communicator and every Work of it. Without a network, everything is done at once.
+  // With one, nothing is seen to be done before somebody waits for it: buffers then live as long as they ever may.
   FakeCommunicator(int rank, int size, std::string name, CollectiveLog* log, FakeNetwork* network = nullptr);
 
   // An axis that this rank also belongs to, with the same log and network.

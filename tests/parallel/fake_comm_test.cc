@@ -87,7 +87,6 @@ class SlowNetwork : public FakeNetwork {
                    std::to_string(spec.bytes()));
     return now + static_cast<double>(spec.bytes());
   }
-  bool HasPassed(double time) override { return time <= now; }
   void WaitUntil(const FakeCommunicator& axis, double time) override {
     waited.push_back(axis.name());
     now = std::max(now, time);
@@ -97,7 +96,7 @@ class SlowNetwork : public FakeNetwork {
   std::vector<std::string> seen, waited;
 };
 
-TEST(FakeComm, NetworkSeesEveryCollectiveAndSaysWhenItIsDone) {
+TEST(FakeComm, NetworkSeesEveryCollectiveAndSaysWhenItArrives) {
   CollectiveLog log;
   SlowNetwork network;
   FakeCommunicator world(5, 12, "world", &log, &network);
@@ -114,11 +113,12 @@ TEST(FakeComm, NetworkSeesEveryCollectiveAndSaysWhenItIsDone) {
   first.Wait();
   EXPECT_EQ(network.now, 4.0);
   EXPECT_TRUE(first.Done());
-  EXPECT_TRUE(second.Done());  // travelled meanwhile
+  EXPECT_FALSE(second.Done());
   second.Wait();
+  EXPECT_EQ(network.now, 4.0);  // travelled meanwhile
   mesh.world().Split(0, 5, "control")->Barrier({"stop", /*control=*/true}).Wait();
   EXPECT_EQ(network.seen, (std::vector<std::string>{"tp tokens 4", "dp gradients 4", "control stop control 0"}));
-  EXPECT_EQ(network.waited, std::vector<std::string>{"tp"});
+  EXPECT_EQ(network.waited, (std::vector<std::string>{"tp", "dp", "control"}));
 }
 
 TEST(FakeCommDeathTest, CannotBeSplit) {
