@@ -1,10 +1,10 @@
+#include "core/tensor/box.h"
+
 #include <gtest/gtest.h>
 
 #include <numeric>
 #include <random>
 #include <vector>
-
-#include "core/tensor/box.h"
 
 namespace shardit {
 namespace {

@@ -174,6 +174,9 @@ TEST(RunConfig, CrossChecksAreMadeBeforeTraining) {
       {std::string(kMinimal) + "train { precision: BF16 }", 1, "train.precision: BF16 is not supported"},
       {std::string(kMinimal) + "train { device: CUDA }", 1, "train.device: CUDA is not supported"},
       {std::string(kMinimal) + "train { deterministic: true }", 3, "power of two of at most train.virtual_shards 8"},
+      {std::string(kMinimal) + "train { deterministic: true } "
+                               "parallel { pp: 2 schedule: ZERO_BUBBLE_H1 recompute: FULL }",
+       2, "expected another schedule, or recompute NONE or SELECTIVE"},
       {std::string(kMinimal) + "train { deterministic: true global_batch: 12 }", 1,
        "multiple of train.virtual_shards 8, got 12"},
       {std::string(kMinimal) + "train { deterministic: true micro_batch: 16 }", 1,

@@ -97,6 +97,12 @@ absl::Status ResolveDeterministic(const config::Parallel& parallel, config::Trai
     return Invalid("train.deterministic: expected train.micro_batch 0 or global_batch / virtual_shards = ",
                    batch / shards, ", got ", train->micro_batch());
   }
+  if (parallel.schedule() == config::Parallel::ZERO_BUBBLE_H1 && parallel.recompute() == config::Parallel::FULL &&
+      parallel.pp() > 1) {
+    return Invalid(
+        "train.deterministic: parallel.schedule ZERO_BUBBLE_H1 with parallel.recompute FULL adds gradients in ",
+        "another order than other layouts; expected another schedule, or recompute NONE or SELECTIVE");
+  }
   train->set_micro_batch(batch / shards);
   return absl::OkStatus();
 }
