@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
-"""SIGKILL during a save: at every named point, and at random times. The run always resumes, ends with the bits of a run that
-nobody disturbed, and its metrics have every row once. 100 random kills; 500 where SHARDIT_LONG_TESTS is set."""
+"""SIGKILL during a save: at every named point, and at random times. The run always resumes, ends with the bits of a run
+that nobody disturbed, and its metrics have every row once. 100 random kills; 500 where SHARDIT_LONG_TESTS is set, and
+then every named point on two ranks too."""
 import os
 import random
 import re
@@ -40,17 +41,25 @@ def expect_whole(t, out, label):
     t.expect(not leftovers, f"{label}: left behind {leftovers}")
 
 
-def check_named_points(t):
-    points = kill_points()
-    t.expect(len(points) >= 10, f"only {len(points)} kill points found")
+# On two ranks: before the folder is there for all, with one shard written, with all, and after the commit.
+TWO_RANK_POINTS = ["checkpoint.folder_made", "checkpoint.shard_written", "checkpoint.shards_agreed",
+                   "checkpoint.renamed"]
+
+
+def check_named_points(t, points, ranks):
     for point in points:
-        out = point.replace(".", "_")
+        out = f"{point.replace('.', '_')}_{ranks}"
         environment = dict(os.environ, SHARDIT_KILL_POINT=f"{point}:3")
-        done = subprocess.run(command(t, out, 0), cwd=t.folder, env=environment, capture_output=True, check=False)
-        t.expect(done.returncode == -9, f"{point}: exit code {done.returncode}, expected to be killed")
-        done = subprocess.run(command(t, out, 0), cwd=t.folder, capture_output=True, text=True, check=False)
+        done = subprocess.run(command(t, out, ranks), cwd=t.folder, env=environment, capture_output=True, check=False)
+        t.expect(was_killed(done.returncode, ranks), f"{point}: exit code {done.returncode}, expected to be killed")
+        done = subprocess.run(command(t, out, ranks), cwd=t.folder, capture_output=True, text=True, check=False)
         t.expect(done.returncode == 0, f"{point}: does not resume: {done.stderr}")
-        expect_whole(t, out, point)
+        expect_whole(t, out, point) if ranks == 0 else expect_rows(t, out)
+
+
+def was_killed(code, ranks):
+    """mpirun adds 128 to the signal of the rank that died."""
+    return code == -9 or (ranks > 0 and code == 137)
 
 
 def check_random_kills(t, kills, ranks):
@@ -73,7 +82,7 @@ def check_random_kills(t, kills, ranks):
             message = process.communicate(timeout=120)[1]
             if process.returncode == 0:
                 break
-            died = process.returncode == -9 or (ranks and process.returncode == 137)
+            died = was_killed(process.returncode, ranks)
             t.expect(died, f"{out}: exit code {process.returncode}: {message}")
             if not died:
                 return
@@ -110,8 +119,12 @@ def main():
     t.write_config("run.textproto", CONFIG)
     done = subprocess.run(command(t, "undisturbed", 0), cwd=t.folder, capture_output=True, text=True, check=False)
     t.expect(done.returncode == 0, done.stderr)
-    kills = 500 if os.environ.get("SHARDIT_LONG_TESTS") else 100
-    check_named_points(t)
+    is_long = os.environ.get("SHARDIT_LONG_TESTS")
+    kills = 500 if is_long else 100
+    points = kill_points()
+    t.expect(len(points) >= 10, f"only {len(points)} kill points found")
+    check_named_points(t, points, 0)
+    check_named_points(t, points if is_long else TWO_RANK_POINTS, 2)
     check_random_kills(t, kills - kills // 5, 0)
     check_random_kills(t, kills // 5, 2)
     t.finish()
