@@ -35,8 +35,8 @@ absl::Status Run(World& world, Flags& flags) {
   ASSIGN_OR_RETURN(flags.request.config,
                    LoadRunConfig({flags.config.files, flags.config.sets}, ConfigUse::kTrain, world.size()));
   if (!flags.dry_run) return Train(world, flags.request);
-  ASSIGN_OR_RETURN(const std::string plan, DescribeRun(flags.request.config, world.size()));
   if (world.rank() != 0) return absl::OkStatus();
+  ASSIGN_OR_RETURN(const std::string plan, DescribeRun(flags.request.config));
   return Print(flags.request.config.text + "\n" + plan);
 }
 

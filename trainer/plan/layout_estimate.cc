@@ -108,7 +108,9 @@ double DataSeconds(const Layout& layout, double forward, double backward) {
     case 2:
       return layout.rounds() * std::max(0.0, once - backward) + bucket + std::max(bucket, once - forward);
     default:
-      return layout.rounds() * (std::max(0.0, once - forward) + std::max(0.0, 2 * once - backward)) + 2 * bucket;
+      // The first unit of a part is waited for, each way.
+      return layout.rounds() * (std::max(0.0, once - forward) + std::max(0.0, 2 * once - backward) +
+                                2 * bucket * static_cast<double>(layout.parallel.virtual_stages));
   }
 }
 

@@ -110,6 +110,7 @@ constexpr Term kTerms[] = {{"compute", &LayoutEstimate::compute},
 
 std::string WhyNot(const LayoutFamily& family, const LayoutEstimate& best, int64_t memory) {
   if (!family.possible) return "divides neither the ranks nor the model";
+  if (family.holds_best) return "the best layout is one";
   if (!family.best.fits) {
     return absl::StrCat("does not fit: at least ", Gib(static_cast<double>(family.best.peak_bytes)),
                         " a rank, which has ", Gib(kUsableMemory * static_cast<double>(memory)), " of use");
@@ -245,8 +246,15 @@ absl::StatusOr<LayoutSearchResult> SearchLayouts(const RunOptions& options, int6
   result.estimated = all.count;
   result.too_large = all.count - static_cast<int64_t>(all.fitting.size());
   result.families = std::move(all.families);
-  for (LayoutFamily& family : result.families) {
-    family.why_not = WhyNot(family, all.fitting.front(), placement.memory_bytes);
+  const ParallelOptions& chosen = result.best.options.parallel;
+  UnitCostCache units(options, figures, placement);
+  const LayoutEstimate reference =
+      EstimateLayout(options, chosen, result.best.options.train.micro_batch, figures, placement, units);
+  for (size_t i = 0; i < result.families.size(); ++i) {
+    LayoutFamily& family = result.families[i];
+    family.holds_best = kFamilies[i].holds(chosen);
+    if (family.holds_best) family.best = reference;
+    family.why_not = WhyNot(family, reference, placement.memory_bytes);
   }
   result.why_best = WhyBest(result);
   return result;

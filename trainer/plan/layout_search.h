@@ -24,12 +24,13 @@ struct LayoutEstimate {
   double compute = 0, tp_exposed = 0, pp_bubble = 0, dp_exposed = 0, optimizer = 0, shared_cores = 0;
 };
 
-// What is known of a family of layouts (no pipeline, ZeRO stage 0, ...) that the best does not belong to.
+// A family of layouts (no pipeline, ZeRO stage 0, ...) beside the best.
 struct LayoutFamily {
   std::string name;
-  bool possible = false;  // some layout of it divides model and batch
-  LayoutEstimate best;    // the fastest that fits, else the one that needs the least memory
-  std::string why_not;    // in words
+  bool holds_best = false;  // the best layout of all is one of them
+  bool possible = false;    // some layout of it divides model and batch
+  LayoutEstimate best;      // the fastest that fits, else the one that needs the least memory
+  std::string why_not;      // in words
 };
 
 struct LayoutSearchResult {

@@ -3,6 +3,9 @@
 #include "absl/strings/str_cat.h"
 #include "core/base/status_macros.h"
 #include "model/dit_variants.h"
+#include "trainer/plan/measure_machine.h"
+#include "trainer/plan/plan_report.h"
+#include "trainer/plan/run_plan.h"
 #include "trainer/train/training_run.h"
 
 namespace shardit {
@@ -12,20 +15,15 @@ absl::Status Train(World& world, const TrainRequest& request) {
   return run->Loop();
 }
 
-absl::StatusOr<std::string> DescribeRun(const ResolvedConfig& config, int64_t world) {
+absl::StatusOr<std::string> DescribeRun(const ResolvedConfig& config) {
   const RunOptions& options = config.options;
-  const int64_t parameters = ParameterCount(options.model);
+  const ClusterFigures figures = MeasureMachine();
+  ASSIGN_OR_RETURN(const RunPlan plan, PlanRun(options, figures));
   const double gmacs = GmacsForward(options.model);
-  const int64_t epochs_of = options.train.steps * options.train.global_batch;
-  constexpr int64_t kStateBytes = 5 * 4;  // weight, gradient, two moments and EMA, fp32
-  return absl::StrCat("ranks            ", world, " (dp ", options.parallel.dp, ")\n",  //
-                      "parameters       ", parameters, "\n",                            //
-                      "state per rank   ", parameters * kStateBytes, " bytes\n",        //
-                      "forward          ", gmacs, " GMAC per image\n",                  //
-                      "training         ", 6.0 * gmacs, " GFLOP per image\n",           //
-                      "micro-batch      ", options.train.micro_batch, " x ",            //
-                      options.train.global_batch / (options.parallel.dp * options.train.micro_batch),
-                      " per rank and step\n", "images           ", epochs_of, " in ", options.train.steps, " steps\n");
+  return absl::StrCat("forward          ", gmacs, " GMAC per image\n",         //
+                      "training         ", 6.0 * gmacs, " GFLOP per image\n",  //
+                      "images           ", options.train.steps * options.train.global_batch, " in ",
+                      options.train.steps, " steps\n", PlanText(plan, figures));
 }
 
 }  // namespace shardit

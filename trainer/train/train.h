@@ -14,8 +14,8 @@ struct TrainRequest {
   std::string out;              // run folder; made if missing
   std::string resume = "auto";  // auto | never | a step number | a checkpoint folder
   std::string init_from;        // weight file to start from instead of initial values; empty: none
-  std::string trace;       // Chrome-trace JSON file of the last steps of all ranks; empty: none
-  int64_t stop_after = 0;  // ask for a stop (as a signal does) after this many steps of this process; 0: never
+  std::string trace;            // Chrome-trace JSON file of the last steps of all ranks; empty: none
+  int64_t stop_after = 0;       // ask for a stop (as a signal does) after this many steps of this process; 0: never
 };
 
 // Runs until config.options.train.steps. OK when the run is complete; Aborted with exit code 75 when a signal (USR1,
@@ -23,7 +23,7 @@ struct TrainRequest {
 // rank returns the same status. The run folder is laid out as docs/formats.md says.
 absl::Status Train(World& world, const TrainRequest& request);
 
-// What --dry-run prints: model size, memory and work per step, as lines of text. Allocates nothing of the model's size.
-absl::StatusOr<std::string> DescribeRun(const ResolvedConfig& config, int64_t world);
+// What --dry-run prints: work per image and the plan on this machine (trainer/plan), as lines of text. For one rank.
+absl::StatusOr<std::string> DescribeRun(const ResolvedConfig& config);
 
 }  // namespace shardit
