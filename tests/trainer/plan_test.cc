@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "nlohmann/json.hpp"
 #include "parallel/comm/world.h"
 #include "trainer/plan/layout_search.h"
@@ -149,6 +150,161 @@ INSTANTIATE_TEST_SUITE_P(
              24},
         Case{"pp3_many", kCross, {.dp = 1, .pp = 3}, 1, 24, 5}),
     [](const auto& info) { return info.param.name; });
+
+// Axes that are cut evenly: exact counts equal the closed forms, for every design and ZeRO stage.
+TEST(ClosedForms, EqualWhatIsCounted) {
+  for (const Conditioning conditioning : {kZero, kAdaLn, kCross, kContext}) {
+    for (const int64_t zero : {0, 1, 2, 3}) {
+      for (const bool cut : {false, true}) {
+        for (const RecomputeMode recompute : {RecomputeMode::kNone, RecomputeMode::kSelective, RecomputeMode::kFull}) {
+          Case test{"", conditioning, {.dp = 2, .tp = 2, .pp = 2, .zero_stage = zero, .sequence_parallel = cut}};
+          test.parallel.recompute = recompute;
+          const absl::StatusOr<RunPlan> plan = PlanRun(OptionsOf(test), Figures());
+          ASSERT_TRUE(plan.ok());
+          for (size_t i = 0; i < plan->ranks.size(); ++i) {
+            const std::string where = absl::StrCat(std::string(Name(conditioning)), " zero ", zero, cut ? " sp" : "",
+                                                   " recompute ", static_cast<int>(recompute), " stage ", i);
+            const AxisBytes& sent = plan->ranks[i].sent_data;
+            EXPECT_EQ(static_cast<double>(sent.tp), plan->formulas[i].tp.bytes) << where;
+            EXPECT_EQ(static_cast<double>(sent.pp), plan->formulas[i].pp.bytes) << where;
+            // Buckets are cut at whole blocks, so the first rank's part may be half a block larger.
+            EXPECT_NEAR(static_cast<double>(sent.dp), plan->formulas[i].dp.bytes, 0.005 * plan->formulas[i].dp.bytes)
+                << where;
+          }
+        }
+      }
+    }
+  }
+}
+
+// A long step is planned from shorter ones; the counts are those of the whole.
+TEST(RankPlan, LongStepsAreExtrapolatedExactly) {
+  for (const ScheduleKind schedule : kScheduleKinds) {
+    Case test{"", kZero, {.dp = 2, .pp = 2, .zero_stage = 2, .schedule = schedule}, 1, 60};  // 30 micro-batches
+    if (schedule == ScheduleKind::kInterleaved) test.parallel.virtual_stages = 2;
+    const absl::StatusOr<RunPlan> plan = PlanRun(OptionsOf(test), Figures());
+    ASSERT_TRUE(plan.ok());
+    for (size_t i = 0; i < plan->ranks.size(); ++i) {
+      EXPECT_EQ(static_cast<double>(plan->ranks[i].sent_data.pp), plan->formulas[i].pp.bytes);
+      EXPECT_EQ(plan->ranks[i].kernels.at("attention_fwd").calls, 60);  // two blocks
+    }
+  }
+}
+
+TEST(RunPlan, PartsOfTheStepAddUp) {
+  for (const bool cores : {false, true}) {
+    ClusterFigures figures = Figures();
+    figures.devices_are_cores = cores;
+    figures.devices_per_node = 2;  // fewer cores than ranks
+    const absl::StatusOr<RunPlan> plan =
+        PlanRun(OptionsOf({"", kZero, {.dp = 2, .tp = 2, .pp = 2, .zero_stage = 1}}), figures);
+    ASSERT_TRUE(plan.ok());
+    const StepEstimate& step = plan->step;
+    EXPECT_NEAR(step.compute + step.tp_exposed + step.pp_bubble + step.dp_exposed + step.optimizer + step.shared_cores,
+                step.total, 1e-9 * step.total);
+    EXPECT_GT(step.compute, 0);
+    EXPECT_GT(step.tp_exposed, 0);
+    EXPECT_GT(step.pp_bubble, 0);
+    EXPECT_EQ(step.shared_cores > 0, cores);
+    EXPECT_DOUBLE_EQ(step.images_per_second * step.total, 16);
+  }
+}
+
+TEST(PlanReport, JsonHasWhatScriptsRead) {
+  const RunOptions options = OptionsOf({"", kZero, {.dp = 2, .tp = 2, .pp = 2, .zero_stage = 1}});
+  const absl::StatusOr<RunPlan> plan = PlanRun(options, Figures());
+  ASSERT_TRUE(plan.ok());
+  const nlohmann::ordered_json json = PlanJson(*plan, Figures());
+  EXPECT_EQ(json["parameters"], plan->parameters);
+  EXPECT_EQ(json["world"], 8);
+  EXPECT_EQ(json["layout"]["schedule"], "ONE_F_ONE_B");
+  int64_t total = 0;
+  for (const char* owner : {"weights", "gradients", "moments", "ema", "activations", "buffers"}) {
+    total += json["bytes_per_rank"][owner].get<int64_t>();
+  }
+  EXPECT_EQ(json["bytes_per_rank"]["total"], total);
+  EXPECT_EQ(json["peak_bytes"], total);
+  for (const char* axis : {"dp", "tp", "pp"}) EXPECT_GT(json["bytes_sent"][axis].get<int64_t>(), 0) << axis;
+  EXPECT_EQ(json["ranks"].size(), 2u);
+  EXPECT_GT(json["step"]["step_ms"].get<double>(), 0);
+  EXPECT_GT(json["step"]["mfu"].get<double>(), 0);
+  EXPECT_NE(json["pipeline"]["chart"].get<std::string>().find("0a"), std::string::npos);  // the last stage
+  EXPECT_NE(PlanText(*plan, Figures()).find("formula"), std::string::npos);
+}
+
+RunOptions SearchOptions() {
+  RunOptions options = OptionsOf({"", kZero, {}, 1, 64, 8});
+  options.model.width = 384;
+  options.model.side = 32;
+  return options;
+}
+
+TEST(LayoutSearch, BeatsEveryLayoutThatIsPlanned) {
+  const absl::StatusOr<LayoutSearchResult> found = SearchLayouts(SearchOptions(), 8, Figures());
+  ASSERT_TRUE(found.ok()) << found.status();
+  EXPECT_TRUE(found->best.fits);
+  EXPECT_GT(found->estimated, 1000);
+  const double best = found->best.step.total;
+  for (const int64_t pp : {1, 2, 4}) {
+    for (const int64_t tp : {1, 2, 4}) {
+      if (pp * tp > 8) continue;
+      for (const int64_t zero : {0, 1, 2, 3}) {
+        for (const int64_t micro_batch : {1, 4}) {
+          RunOptions options = SearchOptions();
+          options.parallel.pp = pp;
+          options.parallel.tp = tp;
+          options.parallel.dp = 8 / pp / tp;
+          options.parallel.zero_stage = zero;
+          options.train.micro_batch = micro_batch;
+          const absl::StatusOr<RunPlan> plan = PlanRun(options, Figures());
+          ASSERT_TRUE(plan.ok());
+          EXPECT_GE(1.01 * plan->step.total, best) << LayoutName(options.parallel, micro_batch);
+        }
+      }
+    }
+  }
+}
+
+// Memory decides: the smaller the device, the more the layout cuts; at last nothing fits, and the error says what needs
+// least.
+TEST(LayoutSearch, FitsTheMemoryOfTheDevice) {
+  ClusterFigures figures = Figures();
+  double last = 0;
+  for (const int64_t mib : {4096, 512, 256}) {
+    figures.memory_bytes = mib << 20;
+    const absl::StatusOr<LayoutSearchResult> found = SearchLayouts(SearchOptions(), 8, figures);
+    ASSERT_TRUE(found.ok()) << found.status();
+    EXPECT_LE(found->best.largest().memory.peak_bytes_in_use, figures.memory_bytes);
+    EXPECT_GE(1.01 * found->best.step.total, last);
+    last = found->best.step.total;
+  }
+  figures.memory_bytes = 8 << 20;
+  const absl::Status none = SearchLayouts(SearchOptions(), 8, figures).status();
+  EXPECT_EQ(none.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_NE(none.message().find("the smallest is dp"), absl::string_view::npos) << none;
+}
+
+TEST(LayoutSearch, SaysWhenNothingDivides) {
+  RunOptions options = SearchOptions();
+  options.train.global_batch = 3;
+  const absl::Status none = SearchLayouts(options, 4096, Figures()).status();
+  EXPECT_EQ(none.code(), absl::StatusCode::kInvalidArgument) << none;
+}
+
+// A model of ten thousand million parameters on 4096 ranks.
+TEST(LayoutSearch, LargeWorlds) {
+  RunOptions options = SearchOptions();
+  options.model = {.depth = 48, .width = 3456, .heads = 32, .patch = 2, .side = 64};
+  options.train.global_batch = 4096;
+  ClusterFigures figures = Figures();
+  figures.memory_bytes = int64_t{80} << 30;
+  const absl::StatusOr<LayoutSearchResult> found = SearchLayouts(options, 4096, figures);
+  ASSERT_TRUE(found.ok()) << found.status();
+  EXPECT_GT(found->best.parameters, 10'000'000'000);
+  EXPECT_TRUE(found->best.fits);
+  EXPECT_FALSE(found->families[0].best.fits);  // data parallel, ZeRO 0
+  EXPECT_NE(found->families[0].why_not.find("does not fit"), std::string::npos);
+}
 
 }  // namespace
 }  // namespace shardit
