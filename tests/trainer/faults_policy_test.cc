@@ -151,14 +151,14 @@ constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
 
 NumericsVerdict Fail(NumericsPolicy& policy, int64_t first, int64_t count) {
   NumericsVerdict verdict = NumericsVerdict::kContinue;
-  for (int64_t step = first; step < first + count; ++step) verdict = policy.Observe(step, kNan, kNan, true);
+  for (int64_t step = first; step < first + count; ++step) verdict = policy.Observe(step, kNan, true);
   return verdict;
 }
 
 TEST(NumericsPolicyTest, TenInARowRollBackOnceThenStop) {
   NumericsPolicy policy(0.0);
   EXPECT_EQ(Fail(policy, 1, 9), NumericsVerdict::kContinue);
-  EXPECT_EQ(policy.Observe(10, 1.0, 1.0, false), NumericsVerdict::kContinue);
+  EXPECT_EQ(policy.Observe(10, 1.0, false), NumericsVerdict::kContinue);
   EXPECT_EQ(Fail(policy, 11, 9), NumericsVerdict::kContinue);
   EXPECT_EQ(Fail(policy, 20, 1), NumericsVerdict::kRollBack);
   policy.RolledBack({});
@@ -170,7 +170,7 @@ TEST(NumericsPolicyTest, ProgressEarnsAnotherRollBack) {
   NumericsPolicy policy(0.0);
   EXPECT_EQ(Fail(policy, 11, 10), NumericsVerdict::kRollBack);
   policy.RolledBack({});
-  for (int64_t step = 10; step <= 30; ++step) policy.Observe(step, 1.0, 1.0, false);
+  for (int64_t step = 10; step <= 30; ++step) policy.Observe(step, 1.0, false);
   EXPECT_EQ(Fail(policy, 31, 10), NumericsVerdict::kRollBack);
 }
 
@@ -182,10 +182,10 @@ TEST(NumericsPolicyTest, ARunResumedAmidstFailuresGoesOnCounting) {
 TEST(NumericsPolicyTest, SpikesAreOutliersAboveTheMean) {
   NumericsPolicy policy(4.0), off(0.0);
   for (int64_t step = 1; step <= 200; ++step) {
-    const double norm = 1.0 + 0.1 * std::sin(static_cast<double>(step));
+    const double loss = 1.0 + 0.1 * std::sin(static_cast<double>(step));
     EXPECT_EQ(policy.IsSpike(100.0), step > 100) << step;  // too few steps to judge by before
-    policy.Observe(step, 1.0, norm, false);
-    off.Observe(step, 1.0, norm, false);
+    policy.Observe(step, loss, false);
+    off.Observe(step, loss, false);
   }
   EXPECT_FALSE(policy.IsSpike(1.2));
   EXPECT_TRUE(policy.IsSpike(2.0));
@@ -193,7 +193,7 @@ TEST(NumericsPolicyTest, SpikesAreOutliersAboveTheMean) {
   EXPECT_FALSE(off.IsSpike(1e9));
   // Skipped steps teach nothing; the state carries over.
   const NumericsState before = policy.state();
-  policy.Observe(201, 1.0, 1e6, true);
+  policy.Observe(201, 1e6, true);
   EXPECT_EQ(policy.state().mean, before.mean);
   EXPECT_TRUE(NumericsPolicy(4.0, before).IsSpike(2.0));
 }

@@ -6,32 +6,31 @@
 namespace shardit {
 namespace {
 
-// Of the logarithm: a norm within a few percent of a very steady mean is no outlier.
+// Of the mean: a loss within a few percent of a very steady mean is no outlier.
 constexpr double kSmallestDeviation = 0.02;
 
 }  // namespace
 
-bool NumericsPolicy::IsSpike(double grad_norm) const {
-  if (spike_z_ <= 0.0 || state_.observed < kObserved || !std::isfinite(grad_norm) || grad_norm <= 0.0) return false;
-  const double deviation = std::max(std::sqrt(state_.variance), kSmallestDeviation);
-  return std::log(grad_norm) - state_.mean > spike_z_ * deviation;
+bool NumericsPolicy::IsSpike(double loss) const {
+  if (spike_z_ <= 0.0 || state_.observed < kObserved || !std::isfinite(loss)) return false;
+  const double deviation = std::max(std::sqrt(state_.variance), kSmallestDeviation * std::abs(state_.mean));
+  return loss - state_.mean > spike_z_ * deviation;
 }
 
 // Exponentially weighted mean and variance (West, "Updating mean and variance estimates", CACM 1979); the weight of the
 // first steps is 1 / count, so that they form a plain average.
-void NumericsPolicy::Learn(double grad_norm) {
-  if (!std::isfinite(grad_norm) || grad_norm <= 0.0) return;
+void NumericsPolicy::Learn(double loss) {
   ++state_.observed;
   const double weight = std::max(kWeight, 1.0 / static_cast<double>(state_.observed));
-  const double difference = std::log(grad_norm) - state_.mean;
+  const double difference = loss - state_.mean;
   state_.mean += weight * difference;
   state_.variance = (1.0 - weight) * (state_.variance + weight * difference * difference);
 }
 
-NumericsVerdict NumericsPolicy::Observe(int64_t step, double loss, double grad_norm, bool skipped) {
+NumericsVerdict NumericsPolicy::Observe(int64_t step, double loss, bool skipped) {
   if (!skipped && std::isfinite(loss)) {
     state_.skipped_in_a_row = 0;
-    Learn(grad_norm);
+    Learn(loss);
     return NumericsVerdict::kContinue;
   }
   if (++state_.skipped_in_a_row < kInARow) return NumericsVerdict::kContinue;

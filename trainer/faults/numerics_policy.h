@@ -14,7 +14,7 @@ enum class NumericsVerdict : uint8_t { kContinue, kRollBack, kStop };
 // What a resumed run must know to go on as if it had not stopped: saved in checkpoints.
 struct NumericsState {
   int64_t skipped_in_a_row = 0;
-  // Mean and variance of the logarithm of the gradient norm over accepted steps, exponentially weighted.
+  // Mean and variance of the loss over accepted steps, exponentially weighted.
   int64_t observed = 0;
   double mean = 0.0, variance = 0.0;
 };
@@ -23,16 +23,16 @@ class NumericsPolicy {
  public:
   static constexpr int64_t kInARow = 10;
 
-  // spike_z: a step whose log gradient norm lies more than this many standard deviations above the mean is a spike; 0:
-  // none is.
+  // spike_z: a step whose loss lies more than this many standard deviations above the mean is a spike; 0: none is.
   explicit NumericsPolicy(double spike_z, const NumericsState& state = {}) : spike_z_(spike_z), state_(state) {}
 
   // Before the update: whether the optimizer must skip this step as a spike. Needs kObserved accepted steps.
-  bool IsSpike(double grad_norm) const;
+  bool IsSpike(double loss) const;
 
   // After every step. `step` is the number of the step just done, from 1; `skipped` by the optimizer, for whichever
-  // reason. After kRollBack the caller loads the last checkpoint and calls RolledBack.
-  NumericsVerdict Observe(int64_t step, double loss, double grad_norm, bool skipped);
+  // reason. After kRollBack the caller loads the last checkpoint and calls RolledBack with its state; where there is no
+  // checkpoint it must stop.
+  NumericsVerdict Observe(int64_t step, double loss, bool skipped);
   void RolledBack(const NumericsState& saved);
 
   const NumericsState& state() const { return state_; }
@@ -40,7 +40,7 @@ class NumericsPolicy {
  private:
   static constexpr int64_t kObserved = 100;
   static constexpr double kWeight = 0.02;  // of a new step in mean and variance: about the last 50 steps count
-  void Learn(double grad_norm);
+  void Learn(double loss);
 
   const double spike_z_;
   NumericsState state_;
