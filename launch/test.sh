@@ -18,12 +18,15 @@ if [[ $long -eq 1 ]]; then
   for preset in asan ubsan; do
     build_preset "$preset" ON
     ctest --test-dir "build/$preset" --output-on-failure -L unit
+    "build/$preset/bin/layout_grid" --steps 2
   done
   build_preset tsan ON
   # One process with ranks as threads: MPI itself is not built for the thread sanitizer.
   ctest --test-dir build/tsan --output-on-failure -L unit
+  build/tsan/bin/layout_grid --steps 2
 fi
 build_preset release ON
+if [[ $long -eq 1 ]]; then build/release/bin/layout_grid; fi
 if [[ $long -eq 1 ]] && /usr/bin/python3 -c 'import torch' 2>/dev/null; then
   /usr/bin/python3 -B tests/golden/parity_random.py --binary build/release/bin/shardit --cases 200 --seed 1
 fi

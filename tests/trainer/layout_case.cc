@@ -1,8 +1,10 @@
 #include "tests/trainer/layout_case.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
-#include <memory>
+#include <mutex>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "core/tensor/rng.h"
@@ -29,7 +31,8 @@ struct Samples {
   std::vector<int32_t> y;
   std::vector<int64_t> positions;
 
-  Samples(const DitConfig& config, const LayoutCase& layout, int dp_rank, int64_t micro_batch, int step) {
+  Samples(const LayoutCase& layout, int dp_rank, int64_t micro_batch, int64_t step) {
+    const DitConfig config = layout.Model();
     const int64_t local = kLayoutBatch / layout.dp, elements = config.latent_elements();
     const int64_t micro_batches = local / micro_batch;
     x.resize(static_cast<size_t>(local * elements));
@@ -48,8 +51,7 @@ struct Samples {
 };
 
 // Adds what this rank answers for of one range of its state.
-void Collect(const TrainState& state, const Tensor& values, Placement placement,
-             std::map<std::string, std::vector<float>>& into) {
+void Collect(const TrainState& state, const Tensor& values, Placement placement, TensorsByName& into) {
   const TensorPart tensor = state.sharding().tensor();
   for (const StateRun& run : StateRuns(state.owned(), placement, tensor)) {
     if (!(tensor.size > 1 && run.parameter->shard.dim >= 0) && tensor.index != 0) continue;
@@ -60,11 +62,7 @@ void Collect(const TrainState& state, const Tensor& values, Placement placement,
   }
 }
 
-void RunRank(World& world, const LayoutCase& layout, std::mutex& mutex, LayoutOutcome& outcome) {
-  const DitConfig config = LayoutModel(layout.conditioning);
-  Mesh mesh = *Mesh::Create({layout.pp, layout.dp, layout.tp}, world.comm());
-  const StepComms comms(mesh);
-  RankContext context(1);
+Sharding ShardingOf(const LayoutCase& layout, const Mesh& mesh) {
   const ParallelOptions parallel{.dp = layout.dp,
                                  .tp = layout.tp,
                                  .pp = layout.pp,
@@ -72,41 +70,37 @@ void RunRank(World& world, const LayoutCase& layout, std::mutex& mutex, LayoutOu
                                  .sequence_parallel = layout.sequence_parallel,
                                  .schedule = layout.schedule,
                                  .virtual_stages = layout.virtual_stages};
-  Sharding sharding = MakeSharding(config, parallel, layout.deterministic, mesh.shape(), mesh.coords());
+  Sharding sharding = MakeSharding(layout.Model(), parallel, layout.deterministic, mesh.shape(), mesh.coords());
   sharding.bucket_bytes = 32 << 10;  // several buckets
-  TrainState state(config, sharding, context.allocator());
-  for (const auto& parameter : state.model().parameters().all()) parameter->init = Init::Normal(0.05);
-  state.Initialize(3);
-  const Diffusion diffusion({});
-  const Optimizer optimizer({.learning_rate = 1e-3, .clip_norm = 0.5, .warmup_steps = 3}, {.decay = 0.9}, layout.steps);
-  const int64_t local = kLayoutBatch / layout.dp;
-  int64_t micro_batch = layout.micro_batch;
-  if (layout.deterministic) micro_batch = kLayoutBatch / 8;
-  if (micro_batch == 0) micro_batch = layout.pp == 1 ? local : std::max<int64_t>(1, local / (2 * layout.pp));
-  TrainStep step(context, state, diffusion, optimizer, comms,
-                 {.seed = 5, .global_batch = kLayoutBatch, .micro_batch = micro_batch, .recompute = layout.recompute});
+  return sharding;
+}
+
+int64_t Sent(const Communicator& comm) { return comm.counters().TotalData().ring_bytes; }
+
+void RunRank(World& world, const LayoutCase& layout, std::mutex& mutex, LayoutOutcome& outcome) {
+  LayoutRank rank(world, layout);
   std::vector<double> losses, norms;
   std::vector<StepReport> reports;
-  StepComms::Bytes before, after;
+  DataBytes before;
   for (int s = 0; s < layout.steps; ++s) {
-    const Samples samples(config, layout, mesh.coords().dp, micro_batch, s);
-    before = comms.BytesSent();
-    reports.push_back(step.Run(samples.batch()));
-    after = comms.BytesSent();
+    before = rank.Sent();
+    reports.push_back(rank.Step());
     losses.push_back(reports.back().loss);
     norms.push_back(reports.back().update.grad_norm);
+    if (s > 0) continue;
+    const std::lock_guard lock(mutex);
+    rank.AddGradients(outcome.gradients);
   }
-  step.FinishGather();
+  const DataBytes sent = rank.Sent() - before;
   const std::lock_guard lock(mutex);
-  const Placement kept = sharding.zero_stage == 0 ? Placement::kFlat : Placement::kShard;
-  Collect(state, state.grads(), state.grads_placement(), outcome.gradients);
-  Collect(state, state.weights(), state.weights_placement(), outcome.weights);
-  Collect(state, state.ema(), kept, outcome.ema);
-  Collect(state, state.adam_m(), kept, outcome.adam_m);
-  Collect(state, state.adam_v(), kept, outcome.adam_v);
-  outcome.bytes_last_step[static_cast<size_t>(world.rank())] = {after.dp - before.dp, after.tp - before.tp,
-                                                                after.pp - before.pp};
-  outcome.memory[static_cast<size_t>(world.rank())] = context.allocator().stats();
+  rank.AddState(outcome.state);
+  LayoutOutcome::Rank& mine = outcome.ranks[static_cast<size_t>(world.rank())];
+  mine = {.coords = rank.coords(),
+          .parts = rank.state().sharding().parts,
+          .padded = rank.state().layout().size(),
+          .sent = sent,
+          .memory = rank.memory()};
+  for (const FlatLayout::Bucket& bucket : rank.state().layout().buckets()) mine.per_token += bucket.per_token.size();
   if (world.rank() != 0) return;
   outcome.losses = losses;
   outcome.norms = norms;
@@ -114,6 +108,13 @@ void RunRank(World& world, const LayoutCase& layout, std::mutex& mutex, LayoutOu
 }
 
 }  // namespace
+
+int64_t LayoutCase::ResolvedMicroBatch() const {
+  const int64_t local = kLayoutBatch / dp;
+  if (deterministic) return kLayoutBatch / 8;
+  if (micro_batch > 0) return micro_batch;
+  return pp == 1 ? local : std::max<int64_t>(1, local / (2 * pp));
+}
 
 std::string LayoutCase::Text() const {
   std::string text = absl::StrCat(std::string(shardit::Name(conditioning)), " pp", pp, " dp", dp, " tp", tp);
@@ -127,11 +128,11 @@ std::string LayoutCase::Text() const {
   return text;
 }
 
-DitConfig LayoutModel(Conditioning conditioning) {
+DitConfig LayoutCase::Model() const {
   DitConfig config;
-  config.depth = 6;
+  config.depth = depth;
   config.width = 48;
-  config.heads = 12;
+  config.heads = heads;
   config.patch = 2;
   config.channels = 2;
   config.side = 8;
@@ -140,17 +141,54 @@ DitConfig LayoutModel(Conditioning conditioning) {
   return config;
 }
 
-LayoutOutcome RunLayout(const LayoutCase& layout) {
+LayoutRank::LayoutRank(World& world, const LayoutCase& layout)
+    : layout_(layout),
+      micro_batch_(layout.ResolvedMicroBatch()),
+      mesh_(*Mesh::Create({layout.pp, layout.dp, layout.tp}, world.comm())),
+      comms_(mesh_),
+      context_(1),
+      state_(layout.Model(), ShardingOf(layout, mesh_), context_.allocator()),
+      diffusion_({}),
+      optimizer_({.learning_rate = 1e-3, .clip_norm = 0.5, .warmup_steps = 3}, {.decay = 0.9}, 10),
+      step_(context_, state_, diffusion_, optimizer_, comms_,
+            {.seed = 5, .global_batch = kLayoutBatch, .micro_batch = micro_batch_, .recompute = layout.recompute}) {
+  for (const auto& parameter : state_.model().parameters().all()) parameter->init = Init::Normal(0.05);
+  state_.Initialize(3);
+}
+
+StepReport LayoutRank::Step() {
+  const Samples samples(layout_, coords().dp, micro_batch_, state_.step);
+  return step_.Run(samples.batch());
+}
+
+DataBytes LayoutRank::Sent() const {
+  return {.dp = shardit::Sent(comms_.gradients()) + shardit::Sent(comms_.parameters()),
+          .tp = shardit::Sent(comms_.tensor()) + shardit::Sent(comms_.token_gradients()),
+          .pp = shardit::Sent(comms_.pipeline())};
+}
+
+void LayoutRank::AddState(WholeState& whole) {
+  step_.FinishGather();
+  const Placement kept = state_.sharding().zero_stage == 0 ? Placement::kFlat : Placement::kShard;
+  Collect(state_, state_.weights(), state_.weights_placement(), whole.weights);
+  Collect(state_, state_.ema(), kept, whole.ema);
+  Collect(state_, state_.adam_m(), kept, whole.adam_m);
+  Collect(state_, state_.adam_v(), kept, whole.adam_v);
+}
+
+void LayoutRank::AddGradients(TensorsByName& whole) const {
+  Collect(state_, state_.grads(), state_.grads_placement(), whole);
+}
+
+LayoutOutcome TrainLayout(const LayoutCase& layout) {
   LayoutOutcome outcome;
-  outcome.bytes_last_step.resize(static_cast<size_t>(layout.world()));
-  outcome.memory.resize(static_cast<size_t>(layout.world()));
+  outcome.ranks.resize(static_cast<size_t>(layout.world()));
   std::mutex mutex;
   RunThreadWorld(layout.world(), [&](World& world) { RunRank(world, layout, mutex, outcome); });
   return outcome;
 }
 
-double RelativeDistance(const std::map<std::string, std::vector<float>>& a,
-                        const std::map<std::string, std::vector<float>>& b, std::string* worst) {
+double RelativeDistance(const TensorsByName& a, const TensorsByName& b, std::string* worst) {
   double largest = a.size() == b.size() ? 0.0 : std::numeric_limits<double>::infinity();
   for (const auto& [name, expected] : b) {
     const auto found = a.find(name);
@@ -162,9 +200,20 @@ double RelativeDistance(const std::map<std::string, std::vector<float>>& a,
       norm += static_cast<double>(expected[i]) * static_cast<double>(expected[i]);
     }
     const double relative = std::sqrt(difference / std::max(norm, 1e-300));
-    if (!(relative > largest)) continue;
+    if (std::isnan(relative)) return std::numeric_limits<double>::infinity();
+    if (relative <= largest) continue;
     largest = relative;
     if (worst != nullptr) *worst = name;
+  }
+  return largest;
+}
+
+double RelativeDistance(const std::vector<double>& a, const std::vector<double>& b) {
+  double largest = a.size() == b.size() ? 0.0 : std::numeric_limits<double>::infinity();
+  for (size_t i = 0; i < std::min(a.size(), b.size()); ++i) {
+    const double relative = std::abs(a[i] - b[i]) / std::abs(b[i]);
+    if (std::isnan(relative)) return std::numeric_limits<double>::infinity();
+    largest = std::max(largest, relative);
   }
   return largest;
 }
