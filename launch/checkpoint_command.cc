@@ -208,7 +208,7 @@ void AddReshard(CommandLine& line, CLI::App* parent) {
   axis("--dp", &flags->layout.dp, "Data axis (default world / (tp pp))", 1);
   axis("--tp", &flags->layout.tp, "Tensor axis (default 1)", 1);
   axis("--pp", &flags->layout.pp, "Pipeline axis (default 1)", 1);
-  command->add_option("--zero-stage", flags->layout.zero_stage, "Noted in the manifest (default 0)")
+  command->add_option("--zero-stage", flags->layout.zero_stage, "ZeRO stage, 0 to 3 (default 0)")
       ->type_name("N")
       ->check(CLI::Range(0, 3));
   line.OnOneRank(command, [flags] { return Reshard(*flags); });

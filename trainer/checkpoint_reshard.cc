@@ -1,81 +1,58 @@
 #include "trainer/checkpoint_reshard.h"
 
-#include <algorithm>
 #include <utility>
-#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "core/base/check.h"
-#include "core/base/math.h"
+#include "core/base/cost_recorder.h"
 #include "core/base/status_macros.h"
+#include "core/tensor/allocator.h"
 #include "model/dit.h"
+#include "parallel/mesh.h"
 #include "parallel/tensor/plan.h"
+#include "trainer/run_config/exit_code.h"
 #include "trainer/run_config/run_config.h"
+#include "trainer/train/state_checkpoint.h"
+#include "trainer/train/train_state.h"
 
 namespace shardit {
 namespace {
 
-// Parameters by stage: the model's units (core/nn/parameter_units.h) are the embedding, the blocks and the final layer.
-absl::StatusOr<std::vector<std::vector<const Parameter*>>> Stages(const ParameterList& parameters, int64_t pp) {
-  int64_t last = 0;
-  for (const auto& parameter : parameters.all()) last = std::max<int64_t>(last, parameter->unit);
-  const int64_t blocks = std::max<int64_t>(last - 1, 1);
-  if (pp > blocks) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("pp ", pp, " needs as many blocks, the model has ", blocks, "; choose a smaller --pp"));
-  }
-  std::vector<int64_t> stage_of_block;
-  for (int64_t stage = 0; stage < pp; ++stage) {
-    stage_of_block.insert(stage_of_block.end(), static_cast<size_t>(PartRange(blocks, pp, stage).size()), stage);
-  }
-  std::vector<std::vector<const Parameter*>> stages(static_cast<size_t>(pp));
-  for (const auto& parameter : parameters.all()) {
-    const int64_t block = std::clamp<int64_t>(parameter->unit - 1, 0, blocks - 1);
-    stages[static_cast<size_t>(stage_of_block[static_cast<size_t>(block)])].push_back(parameter.get());
-  }
-  return stages;
+absl::Status CheckFits(const DitConfig& config, const ParallelOptions& parallel) {
+  const Dit model(config);
+  RETURN_IF_ERROR(WithExitCode(CheckDivides(model.parameters(), static_cast<int>(parallel.tp)), ExitCode::kUsage));
+  if (parallel.pp * parallel.virtual_stages <= config.depth) return absl::OkStatus();
+  return WithExitCode(absl::InvalidArgumentError(absl::StrCat(
+                          "pp ", parallel.pp, " x virtual_stages ", parallel.virtual_stages,
+                          " needs as many blocks, the model has ", config.depth, "; choose a smaller --pp")),
+                      ExitCode::kUsage);
 }
 
-// The elements [own.begin, own.end) of the parameters' local tensors laid one after another.
-std::vector<PlannedSlice> SlicesOfRun(const std::vector<const Parameter*>& parameters, TensorPart part, Range own,
-                                      StateGroup group) {
-  std::vector<PlannedSlice> slices;
-  int64_t offset = 0;
-  for (const Parameter* parameter : parameters) {
-    const int64_t size = LocalShape(*parameter, part).elements();
-    const int64_t begin = std::max(own.begin - offset, int64_t{0}), end = std::min(own.end - offset, size);
-    offset += size;
-    if (begin >= end) continue;
-    for (LocalRun& run : LocalRuns(*parameter, part, begin, end)) {
-      slices.push_back({group, parameter->name, std::move(run.box)});
-    }
+// What the rank would write, from a state that nothing backs.
+std::vector<PlannedSlice> SlicesOfRank(const DitConfig& config, const Sharding& sharding) {
+  CostRecorder unused;
+  Allocator planning(Device::Cpu(), &unused);
+  const TrainState state(config, sharding, planning);
+  std::vector<PlannedSlice> planned;
+  for (SliceRef& slice : StateSlices(state)) {
+    planned.push_back({slice.group, std::move(slice.name), std::move(slice.box)});
   }
-  return slices;
+  return planned;
 }
 
 }  // namespace
 
-absl::StatusOr<ShardPlan> PlanShards(const ParameterList& parameters, const RunLayout& layout) {
+absl::StatusOr<ShardPlan> PlanShards(const DitConfig& config, ParallelOptions parallel, const RunLayout& layout) {
   CHECK_EQ(layout.world, layout.dp * layout.tp * layout.pp) << "[PlanShards]";
-  RETURN_IF_ERROR(CheckDivides(parameters, static_cast<int>(layout.tp)));
-  ASSIGN_OR_RETURN(const auto stages, Stages(parameters, layout.pp));
-  ShardPlan plan(static_cast<size_t>(layout.world));
-  for (int64_t rank = 0; rank < layout.world; ++rank) {
-    const int64_t tp = rank % layout.tp, dp = rank / layout.tp % layout.dp, pp = rank / layout.tp / layout.dp;
-    const TensorPart part{static_cast<int>(tp), static_cast<int>(layout.tp)};
-    std::vector<const Parameter*> stored;
-    int64_t elements = 0;
-    for (const Parameter* parameter : stages[static_cast<size_t>(pp)]) {
-      if (tp > 0 && parameter->shard.dim < 0) continue;
-      stored.push_back(parameter);
-      elements += LocalShape(*parameter, part).elements();
-    }
-    const Range own = PartRange(elements, layout.dp, dp);
-    for (const StateGroup group : kStateGroups) {
-      for (PlannedSlice& slice : SlicesOfRun(stored, part, own, group)) {
-        plan[static_cast<size_t>(rank)].push_back(std::move(slice));
-      }
-    }
+  parallel.dp = layout.dp, parallel.tp = layout.tp, parallel.pp = layout.pp;
+  parallel.zero_stage = layout.zero_stage;
+  RETURN_IF_ERROR(CheckFits(config, parallel));
+  const MeshShape shape{
+      .pp = static_cast<int>(layout.pp), .dp = static_cast<int>(layout.dp), .tp = static_cast<int>(layout.tp)};
+  ShardPlan plan;
+  for (int rank = 0; rank < shape.ranks(); ++rank) {
+    const bool deterministic = false;  // moves no element
+    plan.push_back(SlicesOfRank(config, MakeSharding(config, parallel, deterministic, shape, CoordsOf(shape, rank))));
   }
   return plan;
 }
@@ -85,8 +62,7 @@ absl::StatusOr<SaveReport> ReshardForLayout(const CheckpointReader& source, cons
   ASSIGN_OR_RETURN(const ResolvedConfig config,
                    ParseRunConfig(source.state().config_text,
                                   absl::StrCat("configuration in ", Quoted(source.folder())), ConfigUse::kModel, 1));
-  const Dit model(config.options.model);
-  ASSIGN_OR_RETURN(const ShardPlan plan, PlanShards(model.parameters(), layout));
+  ASSIGN_OR_RETURN(const ShardPlan plan, PlanShards(config.options.model, config.options.parallel, layout));
   return ReshardCheckpoint(source, plan, layout, out, fs);
 }
 

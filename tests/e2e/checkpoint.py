@@ -3,6 +3,7 @@
 resumed from there with the same numbers, and exported; damage and misuse are told by exit code and message."""
 import json
 import shutil
+import struct
 
 from harness import Harness, losses
 
@@ -57,12 +58,37 @@ def check_reshard(t):
     t.expect(losses(t.folder / "a") == losses(t.folder / "b"), "losses after reshard differ")
     again = t.run("checkpoint", "reshard", "run", "--out", "cut", "--world", 1)
     t.expect(again.returncode == 73, f"reshard onto another: exit code {again.returncode}")
-    for arguments in [("--world", 6, "--tp", 4), ("--world", 4, "--dp", 3)]:
+    for arguments in [("--world", 6, "--tp", 4), ("--world", 4, "--dp", 3), ("--world", 4, "--tp", 4),
+                      ("--world", 3, "--pp", 3)]:
         wrong = t.run("checkpoint", "reshard", "run", "--out", "wrong", *arguments)
         t.expect(wrong.returncode == 64 and not (t.folder / "wrong").exists(), f"reshard {arguments}: {wrong}")
-    for arguments in [("--world", 4, "--tp", 4), ("--world", 3, "--pp", 3)]:
-        wrong = t.run("checkpoint", "reshard", "run", "--out", "wrong", *arguments)
-        t.expect(wrong.returncode == 65 and not (t.folder / "wrong").exists(), f"reshard {arguments}: {wrong}")
+
+
+def keys_of_shards(folder):
+    """The tensors of each shard file, by name."""
+    found = {}
+    for path in folder.glob("shard-*"):
+        content = path.read_bytes()
+        header = json.loads(content[8:8 + struct.unpack("<Q", content[:8])[0]])
+        found[path.name] = sorted(key for key in header if key != "__metadata__")
+    return found
+
+
+def check_layouts(t):
+    """Sharded runs: each saves the state that it would find again, and reshard cuts another's state just as it does."""
+    for ranks, settings in [(2, {"tp": 2}), (2, {"pp": 2}), (2, {"zero_stage": 3}), (4, {"pp": 2, "zero_stage": 1})]:
+        out = "_".join(f"{name}{value}" for name, value in settings.items())
+        sets = [word for name, value in settings.items() for word in ("--set", f"parallel.{name}={value}")]
+        done = t.run("train", "--config", "run.textproto", "--out", out, *sets, ranks=ranks)
+        t.expect(done.returncode == 0, f"{out}: {done.stderr}")
+        t.expect(t.run("checkpoint", "verify", out).returncode == 0, f"{out} does not verify")
+        layout = json.loads(t.run("checkpoint", "show", out, "--json").stdout)["layout"]
+        t.expect(layout["world"] == ranks and all(layout[n] == v for n, v in settings.items()), f"{out}: {layout}")
+        axes = [word for name, value in settings.items() for word in (f"--{name.replace('_', '-')}", value)]
+        done = t.run("checkpoint", "reshard", "run", "--out", f"{out}_cut", "--world", ranks, *axes)
+        t.expect(done.returncode == 0, f"reshard {out}: {done.stderr}")
+        written = keys_of_shards(t.folder / out / "checkpoints/0000004")
+        t.expect(written == keys_of_shards(t.folder / f"{out}_cut/0000004"), f"{out}: reshard cuts otherwise")
 
 
 def check_export(t):
@@ -94,7 +120,7 @@ def main():
     t.write_config("run.textproto", CONFIG)
     done = t.run("train", "--config", "run.textproto", "--out", "run", ranks=2)
     t.expect(done.returncode == 0, done.stderr)
-    for check in [check_help, check_reports, check_diff, check_reshard, check_export, check_damage]:
+    for check in [check_help, check_reports, check_diff, check_reshard, check_layouts, check_export, check_damage]:
         check(t)
     t.finish()
 

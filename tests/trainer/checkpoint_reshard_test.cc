@@ -12,6 +12,7 @@
 #include "model/dit.h"
 #include "parallel/tensor/plan.h"
 #include "tests/trainer/checkpoint_store_testing.h"
+#include "trainer/train/sharding.h"
 
 namespace shardit {
 namespace {
@@ -124,7 +125,7 @@ TEST(PlanShards, CoversEveryTensorOnceInEveryLayout) {
     config.conditioning = design;
     const Dit model(config);
     for (const RunLayout& layout : kLayouts) {
-      const auto plan = PlanShards(model.parameters(), layout);
+      const auto plan = PlanShards(config, {}, layout);
       ASSERT_TRUE(plan.ok()) << plan.status();
       ASSERT_EQ(static_cast<int64_t>(plan->size()), layout.world);
       std::map<std::pair<StateGroup, std::string>, std::vector<Box>> boxes;
@@ -143,17 +144,16 @@ TEST(PlanShards, CoversEveryTensorOnceInEveryLayout) {
 // A rank reads its own stage and tensor rank's shards and, for what the tensor axis does not cut, tensor rank 0's.
 TEST(PlanShards, ARankOfTheLayoutReadsFewFiles) {
   const Dit model(SmallModel());
-  const RunLayout layout{8, 2, 2, 2, 0};
-  const auto plan = PlanShards(model.parameters(), layout);
+  const auto plan = PlanShards(SmallModel(), {}, {8, 2, 2, 2, 0});
   ASSERT_TRUE(plan.ok());
+  const std::vector<UnitRange> stages = CutStages(SmallModel(), 2);
   for (int pp = 0; pp < 2; ++pp) {
     for (int tp = 0; tp < 2; ++tp) {
       const std::set<size_t> allowed = {static_cast<size_t>(pp * 4), static_cast<size_t>(pp * 4 + 2),
                                         static_cast<size_t>(pp * 4 + tp), static_cast<size_t>(pp * 4 + 2 + tp)};
       std::set<size_t> read;
       for (const auto& parameter : model.parameters().all()) {
-        const bool first_stage = parameter->unit <= 3;  // the embedding and blocks 0, 1, 2 of 5
-        if (first_stage != (pp == 0)) continue;
+        if (parameter->unit < stages[pp].begin || parameter->unit >= stages[pp].end) continue;
         for (const Box& wanted : LocalBoxes(*parameter, {tp, 2})) {
           for (size_t shard = 0; shard < plan->size(); ++shard) {
             for (const PlannedSlice& slice : (*plan)[shard]) {
@@ -167,22 +167,10 @@ TEST(PlanShards, ARankOfTheLayoutReadsFewFiles) {
   }
 }
 
-TEST(PlanShards, ShardsOfOneColumnAreEven) {
-  const Dit model(SmallModel());
-  const auto plan = PlanShards(model.parameters(), {7, 7, 1, 1, 1});
-  ASSERT_TRUE(plan.ok());
-  for (const auto& shard : *plan) {
-    int64_t elements = 0;
-    for (const PlannedSlice& slice : shard) elements += Volume(slice.box);
-    EXPECT_NEAR(static_cast<double>(elements), 4.0 * static_cast<double>(model.parameters().elements()) / 7, 4);
-  }
-}
-
 TEST(PlanShards, RefusesLayoutsThatTheModelCannotHave) {
-  const Dit model(SmallModel());
-  EXPECT_THAT(std::string(PlanShards(model.parameters(), {6, 1, 1, 6, 0}).status().message()),
-              HasSubstr("pp 6 needs as many blocks, the model has 5"));
-  EXPECT_THAT(std::string(PlanShards(model.parameters(), {3, 1, 3, 1, 0}).status().message()), HasSubstr("tp 3"));
+  EXPECT_THAT(std::string(PlanShards(SmallModel(), {}, {6, 1, 1, 6, 0}).status().message()),
+              HasSubstr("pp 6 x virtual_stages 1 needs as many blocks, the model has 5"));
+  EXPECT_THAT(std::string(PlanShards(SmallModel(), {}, {3, 1, 3, 1, 0}).status().message()), HasSubstr("tp 3"));
 }
 
 #if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
