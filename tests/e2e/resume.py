@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """N + N steps are 2 N steps, bit for bit, for every option of the trainer; signals stop a run with its state saved; a resume
-may change the layout and may not change the model; exported weights start another run."""
+may change the layout along any axis and may not change the model; exported weights start another run."""
 import os
 import signal
 import subprocess
@@ -38,6 +38,25 @@ OPTIONS = [
     ["checkpoint.async=false"],
     ["checkpoint.every_steps=0"],
 ]
+# Ranks and settings: the same layout before and after.
+SHARDED = [
+    (2, ["parallel.tp=2"]),
+    (2, ["parallel.tp=2", "parallel.sequence_parallel=true", "model.conditioning=IN_CONTEXT"]),
+    (2, ["parallel.pp=2"]),
+    (2, ["parallel.pp=2", "parallel.schedule=ZERO_BUBBLE_H1", "model.conditioning=CROSS_ATTENTION"]),
+    (2, ["parallel.zero_stage=1"]),
+    (2, ["parallel.zero_stage=2", "train.micro_batch=1"]),
+    (3, ["parallel.zero_stage=3"]),
+    (2, ["parallel.zero_stage=2", "train.deterministic=true", "train.virtual_shards=2"]),
+    (4, ["parallel.zero_stage=3", "parallel.tp=2", "parallel.sequence_parallel=true"]),
+]
+# Ranks and settings of the runs that hand one run on, three steps each.
+MOVES = [
+    (2, ["parallel.zero_stage=2"]),
+    (4, ["parallel.tp=2", "parallel.pp=2", "parallel.sequence_parallel=true"]),
+    (3, ["parallel.zero_stage=3", "train.micro_batch=1"]),
+    (4, ["parallel.pp=2", "parallel.schedule=ZERO_BUBBLE_H1", "parallel.zero_stage=1", "train.micro_batch=3"]),
+]
 
 
 def train(t, config, out, settings=(), extra=(), ranks=0, code=0):
@@ -54,14 +73,19 @@ def same_run(t, one, other, label):
     t.expect(a and a == b, f"{label}: final states differ")
 
 
+def check_halves(t, config, name, ranks, settings):
+    whole, halves = f"whole_{name}", f"halves_{name}"
+    train(t, config, whole, settings, ranks=ranks)
+    train(t, config, halves, settings, ["--stop-after", "6"], ranks=ranks, code=75)
+    train(t, config, halves, settings, ranks=ranks)
+    same_run(t, whole, halves, f"{settings} on {max(ranks, 1)} ranks")
+
+
 def check_options(t, config):
     for index, settings in enumerate(OPTIONS):
-        ranks = 2 if index in (0, 1, 5) else 0
-        whole, halves = f"whole_{index}", f"halves_{index}"
-        train(t, config, whole, settings, ranks=ranks)
-        train(t, config, halves, settings, ["--stop-after", "6"], ranks=ranks, code=75)
-        train(t, config, halves, settings, ranks=ranks)
-        same_run(t, whole, halves, f"{settings} on {max(ranks, 1)} ranks")
+        check_halves(t, config, index, 2 if index in (0, 1, 5) else 0, settings)
+    for index, (ranks, settings) in enumerate(SHARDED):
+        check_halves(t, config, f"sharded_{index}", ranks, settings)
 
 
 def check_signals(t, config):
@@ -84,6 +108,12 @@ def check_other_layouts(t, config):
     got, expected = losses(t.folder / "moved"), losses(t.folder / "whole_0")
     error = max(abs(a - b) / abs(b) for a, b in zip(got, expected))
     t.expect(len(got) == 12 and error < 1e-5, f"2, then 1, then 3 ranks: relative error {error}")
+    for index, (ranks, settings) in enumerate(MOVES):
+        last = index == len(MOVES) - 1
+        train(t, config, "cut", settings, [] if last else ["--stop-after", "3"], ranks=ranks, code=0 if last else 75)
+    got = losses(t.folder / "cut")
+    error = max(abs(a - b) / abs(b) for a, b in zip(got, expected))
+    t.expect(len(got) == 12 and error < 1e-5, f"from layout to layout: relative error {error}")
 
 
 def check_refusals(t, config):
