@@ -40,7 +40,7 @@ void ExpectEqual(int64_t counted, double form) {
 }
 
 void ExpectForms(LayoutCase layout) {
-  layout.steps = 2;
+  layout.steps = 1;
   layout.depth = 9;
   layout.heads = 24;  // 2, 3, 4 and 8 divide it
   SCOPED_TRACE(layout.Text());
