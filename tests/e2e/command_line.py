@@ -4,7 +4,7 @@ import json
 
 from harness import SMALL_MODEL, Harness
 
-COMMANDS = ["", "models", "data", "data import-idx", "data info", "data verify", "train", "sample", "parity",
+COMMANDS = ["", "models", "data", "data import-idx", "data info", "data verify", "train", "plan", "sample", "parity",
             "checkpoint", "checkpoint ls", "checkpoint show", "checkpoint verify", "checkpoint export", "bench",
             "doctor"]
 
