@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""shardit plan: what it says of memory and bytes is what a run reports; it searches layouts of worlds that are not there."""
+"""shardit plan: memory and bytes are those that a run reports; layouts are found for worlds that are not there."""
 import json
 import resource
 
@@ -40,7 +40,8 @@ def check_text(t):
         t.expect(words in done.stdout, f"plan: no {words!r} in {done.stdout}")
     for line in done.stdout.splitlines():
         t.expect(len(line) <= 120, f"plan: a line of {len(line)} columns: {line}")
-    t.expect("activations" in t.run("train", "--config", "run.textproto", "--dry-run").stdout, "train --dry-run: no plan")
+    dry = t.run("train", "--config", "run.textproto", "--dry-run").stdout
+    t.expect("activations" in dry, f"train --dry-run: no plan in {dry}")
 
 
 def check_search(t):
