@@ -56,6 +56,10 @@ void StateToProto(const RunState& state, checkpoint_v1::State* proto) {
   proto->set_optimizer_updates(state.optimizer_updates);
   proto->set_skipped_steps(state.skipped_steps);
   proto->set_skipped_in_a_row(state.skipped_in_a_row);
+  checkpoint_v1::Losses* losses = proto->mutable_losses();
+  losses->set_observed(state.losses.observed);
+  losses->set_mean(state.losses.mean);
+  losses->set_variance(state.losses.variance);
   proto->set_seed(state.seed);
   for (const auto& [name, value] : state.rng_keys) {
     checkpoint_v1::RngKey* key = proto->add_rng_keys();
@@ -89,6 +93,7 @@ absl::StatusOr<RunState> StateFromProto(const checkpoint_v1::State& proto) {
   state.optimizer_updates = proto.optimizer_updates();
   state.skipped_steps = proto.skipped_steps();
   state.skipped_in_a_row = proto.skipped_in_a_row();
+  state.losses = {proto.losses().observed(), proto.losses().mean(), proto.losses().variance()};
   state.seed = proto.seed();
   for (const checkpoint_v1::RngKey& key : proto.rng_keys()) state.rng_keys.emplace_back(key.name(), key.value());
   return state;

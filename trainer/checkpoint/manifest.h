@@ -32,6 +32,12 @@ struct RunLayout {
   int64_t world = 1, dp = 1, tp = 1, pp = 1, zero_stage = 0;
 };
 
+// Exponentially weighted statistics of the loss over accepted steps, from which spikes are told.
+struct LossStatistics {
+  int64_t observed = 0;
+  double mean = 0.0, variance = 0.0;
+};
+
 // Everything about a run that is not a tensor. All of it is always stored; a manifest that lacks a field is refused.
 struct RunState {
   std::string run_id;
@@ -45,6 +51,7 @@ struct RunState {
   int64_t optimizer_updates = 0;  // the t of Adam's bias correction
   int64_t skipped_steps = 0;      // non-finite, since the run began
   int64_t skipped_in_a_row = 0;   // up to and including the last step
+  LossStatistics losses;
   uint64_t seed = 0;
   std::vector<std::pair<std::string, uint64_t>> rng_keys;  // keys beyond the seed, by purpose
 };

@@ -20,7 +20,7 @@ absl::Status Bad(absl::string_view what) { return absl::InvalidArgumentError(abs
 absl::Status CheckState(const RunState& state) {
   if (!IsValidRunId(state.run_id)) return Bad(absl::StrCat("run id '", absl::CHexEscape(state.run_id), "' is not one"));
   const int64_t least = std::min({state.step, state.images_seen, state.ema_updates, state.optimizer_updates,
-                                  state.skipped_steps, state.skipped_in_a_row});
+                                  state.skipped_steps, state.skipped_in_a_row, state.losses.observed});
   if (least < 0) return Bad(absl::StrCat("counters must not be negative, got ", least));
   return absl::OkStatus();
 }
