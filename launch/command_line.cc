@@ -3,12 +3,14 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstdlib>
+#include <optional>
 #include <utility>
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "core/base/file.h"
 #include "launch/build_info.h"
+#include "trainer/faults/start_deadline.h"
 #include "trainer/metrics/status_line.h"
 #include "trainer/run_config/exit_code.h"
 
@@ -17,6 +19,9 @@ namespace {
 
 // 80 columns: names and types to the left, descriptions of at most 51 bytes to the right.
 constexpr size_t kNameColumn = 28;
+
+// Within which all ranks must have started; SHARDIT_START_SECONDS says otherwise.
+constexpr double kStartSeconds = 300.0;
 
 // Rank of this process as the launcher tells it, before MPI starts; 0 without a launcher.
 int LaunchRank() {
@@ -99,7 +104,10 @@ int CommandLine::Run(int argc, char** argv) {
   }
   InstallLogger(launch_rank);
   if (on_one_rank_) return launch_rank == 0 ? Finish(on_one_rank_(), true) : 0;
+  std::optional<StartDeadline> deadline;
+  deadline.emplace(StartDeadlineOptions{.seconds = StartSeconds(kStartSeconds), .folder = "."});
   absl::StatusOr<World> world = InitMpiWorld(&argc, &argv);
+  deadline.reset();
   if (!world.ok()) return Finish(world.status(), true);
   return Finish(on_every_rank_(*world), world->rank() == 0);
 }
