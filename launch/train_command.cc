@@ -55,6 +55,9 @@ void AddTrainCommand(CommandLine& line) {
   command->add_option("--init-from", request.init_from, "Start from these weights")->type_name("FILE");
   command->add_option("--trace", request.trace, "Write a Chrome trace of the last steps")->type_name("FILE");
   command->add_option("--stop-after", request.stop_after, "Save and exit 75 after N steps")->type_name("N");
+  command
+      ->add_option("--max-stalled-restarts", request.max_stalled_restarts, "Exit 78 after N starts that save nothing")
+      ->type_name("N");
   command->add_flag("--dry-run", flags->dry_run, "Check and print configuration and plan");
   line.OnEveryRank(command, [flags](World& world) { return Run(world, *flags); });
 }

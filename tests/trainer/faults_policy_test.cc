@@ -34,7 +34,7 @@ TEST(FaultPlanTest, StrikesOnceAtItsRankAndStep) {
   values[2] = 1.0f;
   EXPECT_FALSE(plan->PoisonGradient(3, values));
   EXPECT_TRUE(plan->FlipParameter(4, values));
-  EXPECT_NE(values[2], 1.0f);
+  EXPECT_NE(values[0], 1.0f);
   EXPECT_FALSE(FaultPlan::Parse("poison:gradient:rank1:step3", 0)->PoisonGradient(3, values));
 }
 
@@ -161,7 +161,7 @@ TEST(NumericsPolicyTest, TenInARowRollBackOnceThenStop) {
   EXPECT_EQ(policy.Observe(10, 1.0, false), NumericsVerdict::kContinue);
   EXPECT_EQ(Fail(policy, 11, 9), NumericsVerdict::kContinue);
   EXPECT_EQ(Fail(policy, 20, 1), NumericsVerdict::kRollBack);
-  policy.RolledBack({});
+  policy.Restore({});
   EXPECT_EQ(Fail(policy, 11, 9), NumericsVerdict::kContinue);
   EXPECT_EQ(Fail(policy, 20, 1), NumericsVerdict::kStop);
 }
@@ -169,7 +169,7 @@ TEST(NumericsPolicyTest, TenInARowRollBackOnceThenStop) {
 TEST(NumericsPolicyTest, ProgressEarnsAnotherRollBack) {
   NumericsPolicy policy(0.0);
   EXPECT_EQ(Fail(policy, 11, 10), NumericsVerdict::kRollBack);
-  policy.RolledBack({});
+  policy.Restore({});
   for (int64_t step = 10; step <= 30; ++step) policy.Observe(step, 1.0, false);
   EXPECT_EQ(Fail(policy, 31, 10), NumericsVerdict::kRollBack);
 }

@@ -86,7 +86,7 @@ bool FaultPlan::PoisonGradient(int64_t step, std::span<float> gradients) {
 
 bool FaultPlan::FlipParameter(int64_t step, std::span<float> parameters) {
   if (faults_.empty() || parameters.empty() || !Take("flip", "parameter", step)) return false;
-  float& victim = parameters[parameters.size() / 2];
+  float& victim = parameters.front();  // never padding
   uint32_t bits = 0;
   std::memcpy(&bits, &victim, sizeof(bits));
   bits ^= 1u << 3;

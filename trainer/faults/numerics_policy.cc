@@ -40,9 +40,4 @@ NumericsVerdict NumericsPolicy::Observe(int64_t step, double loss, bool skipped)
   return NumericsVerdict::kRollBack;
 }
 
-void NumericsPolicy::RolledBack(const NumericsState& saved) {
-  state_ = saved;
-  state_.skipped_in_a_row = 0;
-}
-
 }  // namespace shardit

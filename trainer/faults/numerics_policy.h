@@ -30,10 +30,11 @@ class NumericsPolicy {
   bool IsSpike(double loss) const;
 
   // After every step. `step` is the number of the step just done, from 1; `skipped` by the optimizer, for whichever
-  // reason. After kRollBack the caller loads the last checkpoint and calls RolledBack with its state; where there is no
-  // checkpoint it must stop.
+  // reason. After kRollBack the caller loads the last checkpoint from before the failures and calls Restore; where
+  // there is none it must stop.
   NumericsVerdict Observe(int64_t step, double loss, bool skipped);
-  void RolledBack(const NumericsState& saved);
+  // The state of a checkpoint that was loaded, at the start or to go back.
+  void Restore(const NumericsState& saved) { state_ = saved; }
 
   const NumericsState& state() const { return state_; }
 

@@ -31,9 +31,10 @@ DitStage::DitStage(RankContext& context, const Dit& model, const Sharding& shard
 
 DitStage::~DitStage() = default;
 
-void DitStage::BeginStep(const Batch& batch) {
+void DitStage::BeginStep(const Batch& batch, int64_t step) {
   CHECK(in_flight_.empty()) << "[stage] a micro-batch of the last step is still in flight";
   batch_ = batch;
+  step_ = step;
   losses_ = {};
   non_finite_node_.clear();
 }
@@ -64,7 +65,12 @@ DiffusionBatch DitStage::Noise(int micro_batch) const {
   return noised;
 }
 
+void DitStage::Enter(Phase phase) {
+  if (options_.beacon != nullptr) options_.beacon->Enter(phase, step_ + 1);
+}
+
 std::vector<Tensor> DitStage::Forward(int part, int micro_batch, std::vector<Tensor> inputs) {
+  Enter(Phase::kForward);
   std::unique_ptr<InFlight>& slot = in_flight_[{part, micro_batch}];
   CHECK(slot == nullptr) << "[stage] part " << part << " forwards micro-batch " << micro_batch << " twice";
   slot = std::make_unique<InFlight>(context_);
@@ -90,6 +96,10 @@ std::vector<Tensor> DitStage::Forward(int part, int micro_batch, std::vector<Ten
         LossOf(flight.tape, flight.out.x_NTD, diffusion_, noised, static_cast<double>(options_.global_batch));
     if (sharding_.coords.tp == 0) AddImages(result.per_image, losses_);
     flight.d_output = std::move(result.d_output);
+    if (options_.beacon != nullptr) {
+      const size_t elements = static_cast<size_t>(flight.d_output.elements());
+      options_.beacon->faults().PoisonGradient(step_ + 1, std::span(flight.d_output.data(), elements));
+    }
     flight.out = {flight.out.x_NTD.WithoutValue(), {}};
     return {};
   }
@@ -101,6 +111,7 @@ std::vector<Tensor> DitStage::Forward(int part, int micro_batch, std::vector<Ten
 
 std::vector<Tensor> DitStage::Backward(int part, int micro_batch, std::vector<Tensor> output_grads,
                                        bool defer_weights) {
+  Enter(Phase::kBackward);
   InFlight& flight = *in_flight_.at({part, micro_batch});
   std::vector<Tape::Seed> seeds;
   if (is_last(part)) {

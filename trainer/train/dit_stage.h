@@ -19,6 +19,7 @@
 #include "model/diffusion_batch.h"
 #include "parallel/data/parameter_gatherer.h"
 #include "parallel/pipeline/stage.h"
+#include "trainer/faults/beacon.h"
 #include "trainer/train/loss_sums.h"
 #include "trainer/train/sharding.h"
 
@@ -30,6 +31,7 @@ struct DitStageOptions {
   int64_t micro_batch = 0;
   RecomputeMode recompute = RecomputeMode::kNone;
   bool check_finite = false;
+  Beacon* beacon = nullptr;  // told of every pass; null: nobody watches
 };
 
 class DitStage : public PipelineStage {
@@ -39,9 +41,9 @@ class DitStage : public PipelineStage {
            const TensorAxis* axis, ParameterGatherer* units, LeafObserver* observer, const DitStageOptions& options);
   ~DitStage() override;
 
-  // Before the micro-batches of a step. `batch` holds this rank's samples in the order of micro-batches, and lives
-  // until the last backward; it may be empty where no unit at an end of the chain lives here.
-  void BeginStep(const Batch& batch);
+  // Before the micro-batches of step `step` (from 0). `batch` holds this rank's samples in the order of micro-batches,
+  // and lives until the last backward; it may be empty where no unit at an end of the chain lives here.
+  void BeginStep(const Batch& batch, int64_t step);
   // Of the images that the step's forwards have seen, each counted by one rank of the tensor axis; zero but on the last
   // global stage.
   LossSums& losses() { return losses_; }
@@ -61,6 +63,7 @@ class DitStage : public PipelineStage {
   bool is_first(int part) const { return sharding_.parts[static_cast<size_t>(part)].begin == 0; }
   bool is_last(int part) const { return sharding_.parts[static_cast<size_t>(part)].end == model_.units(); }
   DiffusionBatch Noise(int micro_batch) const;
+  void Enter(Phase phase);
 
   RankContext& context_;
   const Dit& model_;
@@ -71,6 +74,7 @@ class DitStage : public PipelineStage {
   LeafObserver* const observer_;
   const DitStageOptions options_;
   Batch batch_;
+  int64_t step_ = 0;
   std::map<std::pair<int, int>, std::unique_ptr<InFlight>> in_flight_;  // by part, micro-batch
   LossSums losses_;
   std::string non_finite_node_;

@@ -170,7 +170,7 @@ absl::StatusOr<std::optional<Resumed>> ResumeState(Communicator& world, const st
         reader.ok() ? LoadChecked(*reader, config, state) : absl::StatusOr<std::vector<std::string>>(reader.status());
     const absl::Status loaded = changed.status();
     const absl::Status agreed = AgreeStatus(world, loaded);
-    if (agreed.ok()) return std::optional<Resumed>({folder, reader->state().run_id, skipped, *changed});
+    if (agreed.ok()) return std::optional<Resumed>({folder, skipped, reader->state(), *changed});
     if (resume != "auto" || !absl::IsDataLoss(agreed)) {
       return loaded.ok() ? agreed : WithExitCode(agreed, ExitCodeOf(loaded));
     }

@@ -34,8 +34,8 @@ absl::Status LoadGroup(const CheckpointReader& reader, StateGroup group, Paramet
 // What to resume from, decided by rank 0 and loaded by all. Collective over `world`.
 struct Resumed {
   std::string folder;                // of the checkpoint
-  std::string run_id;                // of the run that wrote it
   std::vector<std::string> skipped;  // newer checkpoints that were bad, and why
+  RunState state;                    // of the checkpoint
   std::vector<std::string> changed;  // settings that differ from the saved ones and move the numbers
 };
 // `resume` is auto, never, a step or a folder, as on the command line; nullopt means a fresh start. A configuration

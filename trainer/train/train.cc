@@ -6,11 +6,13 @@
 #include "trainer/plan/measure_machine.h"
 #include "trainer/plan/plan_report.h"
 #include "trainer/plan/run_plan.h"
+#include "trainer/train/stop_signal.h"
 #include "trainer/train/training_run.h"
 
 namespace shardit {
 
 absl::Status Train(World& world, const TrainRequest& request) {
+  const StopSignal signals;  // a signal during the start-up is for the first step boundary
   ASSIGN_OR_RETURN(const std::unique_ptr<TrainingRun> run, TrainingRun::Create(world, request));
   return run->Loop();
 }

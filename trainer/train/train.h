@@ -11,11 +11,12 @@ namespace shardit {
 
 struct TrainRequest {
   ResolvedConfig config;
-  std::string out;              // run folder; made if missing
-  std::string resume = "auto";  // auto | never | a step number | a checkpoint folder
-  std::string init_from;        // weight file to start from instead of initial values; empty: none
-  std::string trace;            // Chrome-trace JSON file of the last steps of all ranks; empty: none
-  int64_t stop_after = 0;       // ask for a stop (as a signal does) after this many steps of this process; 0: never
+  std::string out;                   // run folder; made if missing
+  std::string resume = "auto";       // auto | never | a step number | a checkpoint folder
+  std::string init_from;             // weight file to start from instead of initial values; empty: none
+  std::string trace;                 // Chrome-trace JSON file of the last steps of all ranks; empty: none
+  int64_t max_stalled_restarts = 0;  // > 0: every start is a scheduler's, and so many may commit nothing; 0: SLURM says
+  int64_t stop_after = 0;  // ask for a stop (as a signal does) after this many steps of this process; 0: never
 };
 
 // Runs until config.options.train.steps. OK when the run is complete; Aborted with exit code 75 when a signal (USR1,

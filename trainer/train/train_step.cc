@@ -53,13 +53,18 @@ void TrainStep::FinishGather() {
   if (gatherer_ != nullptr) gatherer_->FinishAll();
 }
 
+void TrainStep::Enter(Phase phase) {
+  if (options_.beacon != nullptr) options_.beacon->Enter(phase, state_.step + 1);
+}
+
 void TrainStep::RunGradients(const Batch& batch, StepReport& report) {
   report.begin = StepReport::Time::clock::now();
   context_.timeline().BeginStep(state_.step);
   reducer_.BeginStep(static_cast<int>(micro_batches()));
-  stage_.BeginStep(batch);
+  stage_.BeginStep(batch, state_.step);
   executor_.Run(stage_);
   report.backward_end = StepReport::Time::clock::now();
+  Enter(Phase::kCollective);
   report.non_finite_node = stage_.non_finite_node();
   report.reduce = reducer_.Finish();
 }
@@ -73,9 +78,11 @@ StepReport TrainStep::Run(const Batch& batch) {
   report.mse = losses.mse;
   report.vb = losses.vb;
   FinishGather();
+  Enter(Phase::kUpdate);
   {
     const TimedSpan span(context_.timeline(), SpanKind::kUpdate, "update");
-    report.update = optimizer_.Step(context_, state_, comms_.control(), std::isfinite(report.loss));
+    report.spike = options_.numerics != nullptr && options_.numerics->IsSpike(report.loss);
+    report.update = optimizer_.Step(context_, state_, comms_.control(), std::isfinite(report.loss) && !report.spike);
   }
   if (gatherer_ != nullptr) gatherer_->StartGather();
   report.end = StepReport::Time::clock::now();

@@ -18,6 +18,8 @@
 #include "parallel/data/parameter_gatherer.h"
 #include "parallel/pipeline/executor.h"
 #include "parallel/tensor/tensor_parallel.h"
+#include "trainer/faults/beacon.h"
+#include "trainer/faults/numerics_policy.h"
 #include "trainer/train/dit_stage.h"
 #include "trainer/train/optimizer.h"
 #include "trainer/train/step_comms.h"
@@ -31,14 +33,17 @@ struct StepOptions {
   int64_t micro_batch = 0;
   RecomputeMode recompute = RecomputeMode::kNone;
   bool check_finite = false;
+  Beacon* beacon = nullptr;                  // told of every phase; null: nobody watches
+  const NumericsPolicy* numerics = nullptr;  // asked before every update; null: only what is not finite is skipped
 
-  DitStageOptions stage() const { return {seed, global_batch, micro_batch, recompute, check_finite}; }
+  DitStageOptions stage() const { return {seed, global_batch, micro_batch, recompute, check_finite, beacon}; }
 };
 
 struct StepReport {
   using Time = std::chrono::steady_clock::time_point;
   double loss = 0.0, mse = 0.0, vb = 0.0;  // means over the global batch; equal on all ranks
   std::string non_finite_node;  // with check_finite: the first operation of this rank whose gradient is not finite
+  bool spike = false;           // the loss was an outlier: the update was skipped
   UpdateReport update;
   ReduceReport reduce;
   Time begin, backward_end, end;
@@ -62,6 +67,8 @@ class TrainStep {
   void FinishGather();
 
  private:
+  void Enter(Phase phase);
+
   RankContext& context_;
   TrainState& state_;
   const Optimizer& optimizer_;

@@ -27,8 +27,14 @@ using Clock = std::chrono::steady_clock;
 
 // Samples of one forward pass when the EMA model is evaluated.
 constexpr int64_t kEvaluationBatch = 16;
+// Weight, EMA and both moments, fp32.
+constexpr int64_t kSavedBytesPerParameter = 16;
 
 double Milliseconds(Clock::duration duration) { return std::chrono::duration<double, std::milli>(duration).count(); }
+
+NumericsState NumericsOf(const RunState& saved) {
+  return {saved.skipped_in_a_row, saved.losses.observed, saved.losses.mean, saved.losses.variance};
+}
 
 RankExchange ExchangeOver(Communicator& comm) {
   return {comm.rank(), comm.size(), [&comm](const absl::Status& mine) { return AgreeStatus(comm, mine); },
@@ -47,7 +53,7 @@ absl::StatusOr<std::unique_ptr<TrainingRun>> TrainingRun::Create(World& world, c
   SetThreadIdentity(mesh->Identity());
   absl::StatusOr<Data> data = OpenData(request.config.options);
   RETURN_IF_ERROR(AgreeStatus(world.comm(), data.status()));
-  RETURN_IF_ERROR(CheckAgreement(world, request.config, *data->training));
+  RETURN_IF_ERROR(RunGuards::AgreeOnStart(world, request.config, *data->training));
   auto run = std::unique_ptr<TrainingRun>(new TrainingRun(world, request, *std::move(mesh), *std::move(data)));
   RETURN_IF_ERROR(run->LoadOrInitialize());
   return run;
@@ -62,6 +68,7 @@ TrainingRun::TrainingRun(World& world, const TrainRequest& request, Mesh mesh, D
       mesh_(std::move(mesh)),
       comms_(mesh_),
       checkpoint_comm_(world.comm().Split(0, world.rank(), "checkpoint")),
+      guards_(world, mesh_, context_, options_.train),
       data_(std::move(data)),
       state_(
           options_.model,
@@ -74,7 +81,9 @@ TrainingRun::TrainingRun(World& world, const TrainRequest& request, Mesh mesh, D
              .global_batch = options_.train.global_batch,
              .micro_batch = options_.train.micro_batch,
              .recompute = options_.parallel.recompute,
-             .check_finite = options_.train.check_finite}),
+             .check_finite = options_.train.check_finite,
+             .beacon = &guards_.beacon(),
+             .numerics = &guards_.numerics()}),
       ema_forward_(context_, state_, comms_) {
   BindToShare(share_);
   if (!request_.trace.empty()) context_.timeline().Enable();
@@ -119,29 +128,18 @@ absl::StatusOr<TrainingRun::Data> TrainingRun::OpenData(const RunOptions& option
   return data;
 }
 
-// Ranks that were started with different settings or see different data would train different models in step.
-absl::Status TrainingRun::CheckAgreement(World& world, const ResolvedConfig& config, const Dataset& dataset) {
-  const std::string mine = absl::StrCat(absl::Hex(config.hash), "/", absl::Hex(dataset.Fingerprint()));
-  const std::vector<std::string> all =
-      world.comm().AllGatherBytes(mine, {.tag = "start-up agreement", .control = true});
-  for (size_t rank = 0; rank < all.size(); ++rank) {
-    if (all[rank] == all[0]) continue;
-    return WithExitCode(absl::FailedPreconditionError(absl::StrCat(
-                            "rank ", rank, " differs from rank 0 in configuration or data (", all[rank], " against ",
-                            all[0], " as configuration/data hashes): start all ranks with the same command and files")),
-                        ExitCode::kUsage);
-  }
-  return absl::OkStatus();
-}
-
 absl::Status TrainingRun::LoadOrInitialize() {
   if (!request_.init_from.empty()) {
     RETURN_IF_ERROR(AgreeStatus(world_.comm(), LoadWeights(request_.init_from, state_)));
   } else {
     state_.Initialize(options_.train.seed);
   }
+  RETURN_IF_ERROR(guards_.TakeFolder(request_.out));
   ASSIGN_OR_RETURN(folder_, RunFolder::Open(world_.comm(), request_.out));
   ASSIGN_OR_RETURN(const std::optional<Resumed> resumed, Resume());
+  if (resumed.has_value()) guards_.numerics().Restore(NumericsOf(resumed->state));
+  RETURN_IF_ERROR(guards_.CheckStart(*folder_, ParameterCount(options_.model) * kSavedBytesPerParameter, state_.step,
+                                     request_.max_stalled_restarts));
   first_step_ = state_.step;
   last_saved_step_ = resumed.has_value() ? state_.step : -1;
 
@@ -208,31 +206,42 @@ TrainingRun::Decision TrainingRun::AgreeOnNextStep(bool stop, bool data_failed) 
 }
 
 absl::Status TrainingRun::Loop() {
-  bool stopped = false;
+  RETURN_IF_ERROR(guards_.StartWatching());
+  ASSIGN_OR_RETURN(const bool stopped, RunSteps());
+  // Nothing was computed since: after a signal during the start-up the next start stands where this one did.
+  if (last_saved_step_ != state_.step && state_.step != first_step_) RETURN_IF_ERROR(SaveCheckpoint());
+  guards_.beacon().Enter(Phase::kSave, state_.step);
+  RETURN_IF_ERROR(checkpointer_->Wait());
+  ReportCheckpoint();
+  guards_.StopWatching();
+  RETURN_IF_ERROR(WriteTrace());
+  if (!stopped) return absl::OkStatus();
+  const std::string why = stop_signal_.requested() ? absl::StrCat(" by ", std::string(stop_signal_.name())) : "";
+  return WithExitCode(
+      absl::AbortedError(absl::StrCat("stopped", why, " at step ", state_.step, " of ", options_.train.steps,
+                                      " with its state saved; run the same command to go on")),
+      ExitCode::kRequeue);
+}
+
+absl::StatusOr<bool> TrainingRun::RunSteps() {
   while (state_.step < options_.train.steps) {
     const Clock::time_point begin = Clock::now();
     static const Batch kNone;
+    guards_.beacon().Enter(Phase::kDataWait, state_.step + 1);
     const absl::StatusOr<const Batch*> batch = loader_ == nullptr ? &kNone : loader_->Next();
     const bool enough = request_.stop_after > 0 && state_.step - first_step_ >= request_.stop_after;
+    guards_.beacon().Enter(Phase::kCollective, state_.step + 1);
     const Decision decision = AgreeOnNextStep(stop_signal_.requested() || enough, !batch.ok());
     if (decision.data_failed) {
       const absl::Status agreed = AgreeStatus(world_.comm(), batch.status());
       return WithExitCode(agreed, ExitCode::kIo);
     }
-    stopped = decision.stop;
-    if (stopped) break;
+    if (decision.stop) return true;
     bytes_before_ = comms_.BytesSent();
     const StepReport report = step_.Run(**batch);
-    RETURN_IF_ERROR(AfterStep(report, (*batch)->wait_ms, begin));
+    RETURN_IF_ERROR(AfterStep(report, **batch, begin));
   }
-  if (last_saved_step_ != state_.step) RETURN_IF_ERROR(SaveCheckpoint());
-  RETURN_IF_ERROR(checkpointer_->Wait());
-  ReportCheckpoint();
-  RETURN_IF_ERROR(WriteTrace());
-  if (!stopped) return absl::OkStatus();
-  return WithExitCode(absl::AbortedError(absl::StrCat("stopped at step ", state_.step, " of ", options_.train.steps,
-                                                      " with its state saved; run the same command to go on")),
-                      ExitCode::kRequeue);
+  return false;
 }
 
 absl::Status TrainingRun::WriteTrace() {
@@ -248,11 +257,11 @@ absl::Status TrainingRun::WriteTrace() {
   return absl::OkStatus();
 }
 
-absl::Status TrainingRun::AfterStep(const StepReport& report, double wait_ms, StepReport::Time step_begin) {
+absl::Status TrainingRun::AfterStep(const StepReport& report, const Batch& batch, StepReport::Time step_begin) {
+  guards_.beacon().Enter(Phase::kEvaluate, state_.step);
   const int64_t step = state_.step;
   const double step_ms = Milliseconds(report.end - step_begin);
-  skipped_in_a_row_ = report.update.skipped ? skipped_in_a_row_ + 1 : 0;
-  MetricsRow row = MakeRow(report, wait_ms, step_ms);
+  MetricsRow row = MakeRow(report, batch.wait_ms, step_ms);
   ASSIGN_OR_RETURN(row.validation_loss, MaybeValidate());
 
   absl::Status reported;
@@ -264,16 +273,63 @@ absl::Status TrainingRun::AfterStep(const StepReport& report, double wait_ms, St
   }
   if (reporter_ != nullptr) {
     reporter_->StepDone(step, report.loss);
-    if (report.update.skipped) {
-      LOG_WARN("step {} skipped: loss {}, gradient norm {}", step, report.loss, report.update.grad_norm);
-    }
     if (log) reported = reporter_->Log(row);
   }
   if (log) RETURN_IF_ERROR(AgreeStatus(comms_.control(), reported));
   RETURN_IF_ERROR(MaybeSampleGrid());
+  guards_.beacon().faults().FlipParameter(step, WeightsHere());
+  if (guards_.ComparesAfter(step)) {
+    step_.FinishGather();
+    RETURN_IF_ERROR(guards_.CompareReplicas(state_));
+  }
+  RETURN_IF_ERROR(JudgeNumbers(report, batch));
   const int64_t every = options_.checkpoint.every_steps;
-  if (every > 0 && step % every == 0) return SaveCheckpoint();
+  // Amid skipped steps the weights are under suspicion: the last checkpoint stays the one from before them.
+  const bool sound = state_.step == step && guards_.numerics().state().skipped_in_a_row == 0;
+  if (sound && every > 0 && step % every == 0) return SaveCheckpoint();
   return absl::OkStatus();
+}
+
+std::span<float> TrainingRun::WeightsHere() {
+  return {state_.weights().data(), static_cast<size_t>(state_.weights().elements())};
+}
+
+absl::Status TrainingRun::JudgeNumbers(const StepReport& report, const Batch& batch) {
+  ASSIGN_OR_RETURN(const NumericsVerdict verdict, guards_.Judge(report, batch, state_.step));
+  if (verdict == NumericsVerdict::kContinue) return absl::OkStatus();
+  if (verdict == NumericsVerdict::kRollBack) return RollBack();
+  return WithExitCode(absl::InternalError(absl::StrCat(
+                          NumericsPolicy::kInARow, " steps in a row up to step ", state_.step,
+                          " were skipped, again after going back to a checkpoint; skipped.jsonl names their samples")),
+                      ExitCode::kNumerics);
+}
+
+// Back to the last checkpoint, in place.
+absl::Status TrainingRun::RollBack() {
+  const int64_t failed = state_.step;
+  step_.FinishGather();
+  guards_.beacon().Enter(Phase::kSave, failed);
+  RETURN_IF_ERROR(checkpointer_->Wait());
+  ReportCheckpoint();
+  ASSIGN_OR_RETURN(const std::optional<Resumed> resumed,
+                   ResumeState(world_.comm(), folder_->checkpoints(), "auto", request_.config, state_));
+  if (!resumed.has_value() || resumed->state.skipped_in_a_row > 0) {
+    return WithExitCode(
+        absl::InternalError(absl::StrCat(NumericsPolicy::kInARow, " steps in a row up to step ", failed,
+                                         " were skipped and no checkpoint lies before them; skipped.jsonl names their "
+                                         "samples; a smaller optimizer.learning_rate or optimizer.clip_norm may help")),
+        ExitCode::kNumerics);
+  }
+  guards_.numerics().Restore(NumericsOf(resumed->state));
+  last_saved_step_ = state_.step;
+  loader_.reset();
+  RETURN_IF_ERROR(AgreeStatus(world_.comm(), OpenLoader()));
+  absl::Status reopened;
+  if (reporter_ != nullptr) {
+    LOG_WARN("{} steps in a row were skipped: back from step {}", NumericsPolicy::kInARow, failed);
+    reopened = OpenReporter(resumed);
+  }
+  return AgreeStatus(world_.comm(), reopened);
 }
 
 MetricsRow TrainingRun::MakeRow(const StepReport& report, double wait_ms, double step_ms) {
@@ -354,6 +410,7 @@ absl::Status TrainingRun::WriteGrid(const std::vector<float>& latents, int64_t c
 }
 
 absl::Status TrainingRun::SaveCheckpoint() {
+  guards_.beacon().Enter(Phase::kSave, state_.step);
   // Rows up to this step are durable before the checkpoint that makes them final.
   absl::Status synced;
   if (reporter_ != nullptr) synced = reporter_->Sync();
@@ -373,7 +430,9 @@ absl::Status TrainingRun::SaveCheckpoint() {
   saved.ema_updates = state_.updates;
   saved.optimizer_updates = state_.updates;
   saved.skipped_steps = state_.skipped;
-  saved.skipped_in_a_row = skipped_in_a_row_;
+  const NumericsState& numerics = guards_.numerics().state();
+  saved.skipped_in_a_row = numerics.skipped_in_a_row;
+  saved.losses = {numerics.observed, numerics.mean, numerics.variance};
   saved.seed = options_.train.seed;
   RETURN_IF_ERROR(checkpointer_->Save(saved, StateSlices(state_)));
   last_saved_step_ = state_.step;

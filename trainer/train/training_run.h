@@ -4,6 +4,7 @@
 
 #include <memory>
 #include <optional>
+#include <span>
 
 #include "data/dataset.h"
 #include "data/loader.h"
@@ -12,6 +13,7 @@
 #include "trainer/metrics/run_reporter.h"
 #include "trainer/train/cpu_share.h"
 #include "trainer/train/run_folder.h"
+#include "trainer/train/run_guards.h"
 #include "trainer/train/sharded_forward.h"
 #include "trainer/train/state_checkpoint.h"
 #include "trainer/train/stop_signal.h"
@@ -40,7 +42,6 @@ class TrainingRun {
   // For the report of a failed CHECK.
   std::string LastOperations();
   static absl::StatusOr<Data> OpenData(const RunOptions& options);
-  static absl::Status CheckAgreement(World& world, const ResolvedConfig& config, const Dataset& dataset);
   absl::Status LoadOrInitialize();
   absl::Status OpenLoader();
   absl::Status OpenReporter(const std::optional<Resumed>& resumed);
@@ -53,7 +54,12 @@ class TrainingRun {
   };
   Decision AgreeOnNextStep(bool stop, bool data_failed);
   absl::Status WriteTrace();
-  absl::Status AfterStep(const StepReport& report, double wait_ms, StepReport::Time step_begin);
+  // Until the end or a stop; true: stopped.
+  absl::StatusOr<bool> RunSteps();
+  absl::Status AfterStep(const StepReport& report, const Batch& batch, StepReport::Time step_begin);
+  absl::Status JudgeNumbers(const StepReport& report, const Batch& batch);
+  absl::Status RollBack();
+  std::span<float> WeightsHere();
   MetricsRow MakeRow(const StepReport& report, double wait_ms, double step_ms);
   absl::StatusOr<std::optional<double>> MaybeValidate();
   absl::Status MaybeSampleGrid();
@@ -69,6 +75,7 @@ class TrainingRun {
   Mesh mesh_;
   const StepComms comms_;
   std::unique_ptr<Communicator> checkpoint_comm_;
+  RunGuards guards_;
   std::optional<RunFolder> folder_;
   const Data data_;
   TrainState state_;
@@ -82,7 +89,6 @@ class TrainingRun {
   StopSignal stop_signal_;
   int64_t first_step_ = 0;  // state_.step when this start began
   int64_t last_saved_step_ = -1;
-  int64_t skipped_in_a_row_ = 0;
   StepComms::Bytes bytes_before_;  // sent before the step being reported
 };
 
