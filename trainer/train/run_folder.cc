@@ -5,7 +5,6 @@
 
 #include <cerrno>
 #include <chrono>
-#include <memory>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
@@ -54,44 +53,54 @@ absl::StatusOr<std::string> MakeRunFolder(const RunFolder& folder) {
   return id;
 }
 
-// Reserves `bytes` in the file. Unimplemented where the file system cannot; no fallback that writes them all, as
-// posix_fallocate has: a checkpoint may be terabytes.
-absl::Status Reserve(const std::string& path, int64_t bytes) {
-  const int descriptor = open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-  if (descriptor < 0) return ErrnoStatus(errno, absl::StrCat("cannot create ", Quoted(path)));
+// A file without a name in the folder, so that a killed process leaves nothing behind. Where the file system has none,
+// one whose name is removed at once.
+absl::StatusOr<int> OpenNameless(const std::string& folder) {
+  const int nameless = open(folder.c_str(), O_TMPFILE | O_WRONLY | O_CLOEXEC, 0666);
+  if (nameless >= 0) return nameless;
+  const std::string path = JoinPath(folder, absl::StrCat("rehearsal.tmp-", getpid()));
+  const int named = open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+  if (named < 0) return ErrnoStatus(errno, absl::StrCat("cannot create ", Quoted(path)));
+  unlink(path.c_str());
+  return named;
+}
+
+// Reserves `bytes`. Unimplemented where the file system cannot; no fallback that writes them all, as posix_fallocate
+// has: a checkpoint may be terabytes.
+absl::Status Reserve(int descriptor, int64_t bytes) {
   int error = 0;
   do {
     error = fallocate(descriptor, 0, 0, bytes) == 0 ? 0 : errno;
   } while (error == EINTR);
-  close(descriptor);
   // EFBIG: more than one file may hold, which says nothing about many.
   if (error == EOPNOTSUPP || error == ENOSYS || error == EFBIG) return absl::UnimplementedError("cannot be reserved");
-  if (error != 0) return ErrnoStatus(error, absl::StrCat("cannot reserve ", bytes, " bytes in ", Quoted(path)));
-  return absl::OkStatus();
+  return error == 0 ? absl::OkStatus() : ErrnoStatus(error, absl::StrCat("cannot reserve ", bytes, " bytes"));
 }
 
 // Writes and syncs a little, as a save will.
-absl::Status WriteALittle(const std::string& path) {
-  ASSIGN_OR_RETURN(const std::unique_ptr<WritableFile> file, PosixFileSystem().Create(path));
+absl::Status WriteALittle(int descriptor) {
   const std::string block(kRehearsedBytes, 'r');
-  RETURN_IF_ERROR(file->WriteAt(0, block.data(), kRehearsedBytes));
-  RETURN_IF_ERROR(file->Sync());
-  return file->Close();
+  const ssize_t written = pwrite(descriptor, block.data(), block.size(), 0);
+  if (written != kRehearsedBytes) return ErrnoStatus(written < 0 ? errno : ENOSPC, "cannot write");
+  return fsync(descriptor) == 0 ? absl::OkStatus() : ErrnoStatus(errno, "cannot sync");
 }
 
 absl::Status Rehearse(const std::string& folder, int64_t bytes) {
-  const std::string path = JoinPath(folder, absl::StrCat("rehearsal.tmp-", getpid()));
-  absl::Status status = Reserve(path, bytes);
   ASSIGN_OR_RETURN(const int64_t free, FreeBytes(folder));
+  ASSIGN_OR_RETURN(const int descriptor, OpenNameless(folder));
+  absl::Status status = Reserve(descriptor, bytes);
   if (absl::IsUnimplemented(status)) {
     status = free >= bytes ? absl::OkStatus() : absl::ResourceExhaustedError("too few bytes are free");
   }
-  if (status.ok()) status = WriteALittle(path);
-  PosixFileSystem().RemoveFile(path).IgnoreError();
-  if (!absl::IsResourceExhausted(status)) return status;
-  return absl::ResourceExhaustedError(absl::StrCat(Quoted(folder), ": one checkpoint needs ", bytes,
-                                                   " bytes, free are ", free, " (", std::string(status.message()),
-                                                   "); free space, raise the quota, or give another --out"));
+  if (status.ok()) status = WriteALittle(descriptor);
+  close(descriptor);
+  const std::string reason(status.message());
+  if (absl::IsResourceExhausted(status)) {
+    return absl::ResourceExhaustedError(absl::StrCat(Quoted(folder), ": one checkpoint needs ", bytes,
+                                                     " bytes, free are ", free, " (", reason,
+                                                     "); free space, raise the quota, or give another --out"));
+  }
+  return status.ok() ? status : absl::Status(status.code(), absl::StrCat(Quoted(folder), ": ", reason));
 }
 
 }  // namespace
