@@ -55,11 +55,36 @@ def check_roll_back(t, config):
     t.expect(checkpoint_bytes(t.folder / "back", 20) == checkpoint_bytes(t.folder / "whole", 20), "final states differ")
 
 
+def check_roll_back_of_layouts(t, config):
+    """In place: shards, gathered weights and pipelines must all take the checkpoint's state."""
+    for settings in (["parallel.zero_stage=1"], ["parallel.zero_stage=3"], ["parallel.tp=2"], ["parallel.pp=2"]):
+        name = settings[0].split(".")[1].replace("=", "")
+        train(t, config, f"whole_{name}", settings=settings)
+        train(t, config, f"back_{name}", poison(range(7, 17)), settings)
+        t.expect(losses(t.folder / f"back_{name}") == losses(t.folder / f"whole_{name}"), f"{settings}: losses differ")
+        a, b = (checkpoint_bytes(t.folder / f"{kind}_{name}", 20) for kind in ("whole", "back"))
+        t.expect(a and a == b, f"{settings}: final states differ")
+
+
 def check_stop(t, config):
     error = train(t, config, "stop", poison(range(7, 17), times=2), code=77)
     t.expect("10 steps in a row" in error, f"no reason: {error}")
     t.expect(len(skipped(t, "stop")) >= 20, f"{len(skipped(t, 'stop'))} steps recorded")
     train(t, config, "no_checkpoint", poison(range(1, 11)), ["checkpoint.every_steps=0"], code=77)
+
+
+def check_spikes(t, config):
+    """Skips by outliers resume in step: the statistics travel with the checkpoint."""
+    settings = ["train.spike_z=1.5", "train.steps=140", "checkpoint.every_steps=60", "train.checksum_every=10"]
+    train(t, config, "spikes", settings=settings)
+    record = skipped(t, "spikes")
+    t.expect(record and all(line["reason"] == "spike" and line["step"] > 100 for line in record), f"spikes: {record}")
+    os.environ["SHARDIT_FAULT"] = ""
+    sets = [word for setting in settings for word in ("--set", setting)]
+    done = t.run("train", "--config", config, "--out", "halves", *sets, "--stop-after", "110", ranks=2)
+    t.expect(done.returncode == 75, f"spikes, first part: exit code {done.returncode}\n{done.stderr}")
+    train(t, config, "halves", settings=settings)
+    t.expect(losses(t.folder / "halves") == losses(t.folder / "spikes"), "spikes: a stop changes the losses")
 
 
 def check_drift(t, config):
@@ -77,7 +102,9 @@ def main():
     train(t, config, "whole")
     check_one_nan(t, config)
     check_roll_back(t, config)
+    check_roll_back_of_layouts(t, config)
     check_stop(t, config)
+    check_spikes(t, config)
     three = t.write_config("three.textproto", CONFIG.replace("global_batch: 8", "global_batch: 9"))
     check_drift(t, three)
     t.finish()
