@@ -8,6 +8,7 @@
 #include <thread>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "core/ops/attention_kernel.h"
 #include "core/ops/gemm.h"
 #include "core/tensor/rank_context.h"
@@ -17,14 +18,20 @@
 namespace shardit {
 namespace {
 
-// The least of a few runs: what the machine does when nothing disturbs it.
-template <class Body>
-double LeastSeconds(int runs, const Body& body) {
-  double least = 1e30;
-  for (int i = 0; i < runs; ++i) {
-    const auto begin = std::chrono::steady_clock::now();
-    body();
-    least = std::min(least, std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
+double SecondsOf(absl::FunctionRef<void()> body) {
+  const auto begin = std::chrono::steady_clock::now();
+  body();
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+}
+
+// The least of many runs: what the machine does when nothing disturbs it.
+double LeastSeconds(absl::FunctionRef<void()> body) {
+  constexpr double kBudget = 0.15;  // seconds
+  double least = SecondsOf(body), spent = least;
+  while (spent < kBudget) {
+    const double seconds = SecondsOf(body);
+    least = std::min(least, seconds);
+    spent += seconds;
   }
   return least;
 }
@@ -39,7 +46,7 @@ double GemmFlops(RankContext& context) {
   gemm.b = b.data();
   gemm.c = c.data();
   gemm.lda = gemm.ldb = gemm.ldc = kWidth;
-  const double seconds = LeastSeconds(8, [&] { cpu::Gemm(gemm, context.cpu()); });
+  const double seconds = LeastSeconds([&] { cpu::Gemm(gemm, context.cpu()); });
   return 2.0 * kRows * kWidth * kWidth / seconds;
 }
 
@@ -56,7 +63,7 @@ double AttentionFlops(RankContext& context) {
   args.k = part(1);
   args.v = part(2);
   args.out = {out.data(), out.stride(0), out.stride(1), kDim};
-  const double seconds = LeastSeconds(6, [&] { cpu::AttentionFwd(args, context.cpu()); });
+  const double seconds = LeastSeconds([&] { cpu::AttentionFwd(args, context.cpu()); });
   return 4.0 * kBatch * kHeads * kTokens * kTokens * kDim / seconds;
 }
 
@@ -65,7 +72,7 @@ double CopyBytesPerSecond(RankContext& context) {
   constexpr int64_t kElements = 8 << 20;
   const Tensor from = Tensor::Zeros(context.allocator(), {kElements});
   const Tensor to = Tensor::Zeros(context.allocator(), {kElements});
-  const double seconds = LeastSeconds(4, [&] {
+  const double seconds = LeastSeconds([&] {
     context.pool().ParallelFor(kElements, 1 << 16, [&](int64_t begin, int64_t end, int) {
       std::memcpy(to.data() + begin, from.data() + begin, static_cast<size_t>(end - begin) * sizeof(float));
     });
@@ -78,11 +85,17 @@ LinkFigures MeasureLink() {
   RunThreadWorld(2, [&](World& world) {
     constexpr int64_t kCount = 1 << 20;
     std::vector<float> data(kCount, 1.0f);
-    const auto reduce = [&](int64_t count) {
-      return [&, count] { world.comm().AllReduce(data.data(), data.data(), count, ReduceOp::kMax).Wait(); };
+    // Both ranks run it as often.
+    const auto least = [&](int64_t count, int runs) {
+      double seconds = 1e30;
+      for (int i = 0; i < runs; ++i) {
+        seconds = std::min(seconds, SecondsOf([&] {
+                             world.comm().AllReduce(data.data(), data.data(), count, ReduceOp::kMax).Wait();
+                           }));
+      }
+      return seconds;
     };
-    const double small = LeastSeconds(50, reduce(1));
-    const double large = LeastSeconds(5, reduce(kCount));
+    const double small = least(1, 100), large = least(kCount, 10);
     if (world.rank() != 0) return;
     // A small all-reduce of two ranks is one exchange; a large one sends all it holds once.
     link.latency_seconds = small / 2;
