@@ -83,6 +83,7 @@ TEST(RunConfig, DefaultsOfTheSchemaAreDefaultsOfTheStructs) {
   EXPECT_EQ(o.log.sample_steps, defaults.log.sample_steps);
   EXPECT_EQ(o.log.sample_cfg_scale, defaults.log.sample_cfg_scale);
   EXPECT_EQ(o.log.tensorboard, defaults.log.tensorboard);
+  EXPECT_EQ(o.log.sample_ids, defaults.log.sample_ids);
 }
 
 TEST(RunConfig, ResolvedTextReadsBackToItself) {

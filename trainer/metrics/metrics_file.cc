@@ -87,16 +87,18 @@ absl::StatusOr<MetricsFile> MetricsFile::Open(const std::string& path, int64_t r
   return MetricsFile(path, descriptor, kept.last_step);
 }
 
-absl::Status MetricsFile::Append(const MetricsRow& row) {
-  CHECK_GT(row.step, last_step_) << "[metrics] rows are written in order, once a step";
-  const std::string line = ToJson(row) + "\n";
+absl::Status MetricsFile::Append(const MetricsRow& row) { return Append(row.step, ToJson(row)); }
+
+absl::Status MetricsFile::Append(int64_t step, const std::string& json) {
+  CHECK_GT(step, last_step_) << "[metrics] rows are written in order, once a step";
+  const std::string line = json + "\n";
   for (size_t written = 0; written < line.size();) {
     const ssize_t count = write(descriptor_, line.data() + written, line.size() - written);
     if (count < 0 && errno == EINTR) continue;
     if (count < 0) return ErrnoStatus(errno, absl::StrCat("cannot append to ", Quoted(path_)));
     written += static_cast<size_t>(count);
   }
-  last_step_ = row.step;
+  last_step_ = step;
   return absl::OkStatus();
 }
 

@@ -1,5 +1,5 @@
-// metrics.jsonl of a run folder: one row a logged step, never two for the same, across any number of resumes. Owned by
-// rank 0; not thread-safe.
+// metrics.jsonl of a run folder, and files like it: one row a logged step, never two for the same, across any number of
+// resumes. Owned by rank 0; not thread-safe.
 #pragma once
 
 #include <cstdint>
@@ -25,6 +25,8 @@ class MetricsFile {
 
   // Appends one row; `row.step` must be above last_step(). The row reaches the kernel before the call returns.
   absl::Status Append(const MetricsRow& row);
+  // The same for a row of another kind: `json` is an object in one line, with that step.
+  absl::Status Append(int64_t step, const std::string& json);
 
   // fsync: to be called before a checkpoint commits.
   absl::Status Sync();

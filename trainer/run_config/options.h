@@ -88,6 +88,7 @@ struct LogOptions {
   int64_t validate_every = 0;      // >= 0; steps between held-out losses; 0: only after the final step
   int64_t validation_samples = 0;  // >= 0; held-out samples used; 0: all
   bool tensorboard = true;
+  bool sample_ids = false;  // samples.jsonl: the ids of every step's samples
 };
 
 }  // namespace shardit

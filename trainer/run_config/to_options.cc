@@ -175,7 +175,8 @@ LogOptions ToLog(const config::Log& log) {
           .sample_cfg_scale = log.sample_cfg_scale(),
           .validate_every = log.validate_every(),
           .validation_samples = log.validation_samples(),
-          .tensorboard = log.tensorboard()};
+          .tensorboard = log.tensorboard(),
+          .sample_ids = log.sample_ids()};
 }
 
 }  // namespace

@@ -1,5 +1,6 @@
 // The folder of one run, whose lease (trainer/faults/run_lease.h) the job holds: config.textproto, run_id, log.txt,
-// metrics.jsonl, tensorboard/, checkpoints/, samples/. Shared by all ranks; rank 0 makes and fills it.
+// metrics.jsonl, samples.jsonl (log.sample_ids), tensorboard/, checkpoints/, samples/. Shared by all ranks; rank 0
+// makes and fills it.
 #pragma once
 
 #include <string>

@@ -152,6 +152,7 @@ absl::Status TrainingRun::LoadOrInitialize() {
   checkpointer_ = std::make_unique<AsyncCheckpointer>(std::move(writer), options_.checkpoint.async);
 
   RETURN_IF_ERROR(AgreeStatus(world_.comm(), OpenLoader()));
+  RETURN_IF_ERROR(OpenSampleLog());
   absl::Status opened;
   if (world_.rank() == 0) opened = OpenReporter(resumed);
   return AgreeStatus(world_.comm(), opened);
@@ -257,6 +258,12 @@ absl::Status TrainingRun::WriteTrace() {
   return absl::OkStatus();
 }
 
+absl::Status TrainingRun::OpenSampleLog() {
+  if (!options_.log.sample_ids) return absl::OkStatus();
+  ASSIGN_OR_RETURN(sample_log_, SampleLog::Open(comms_.control(), folder_->path + "/samples.jsonl", state_.step));
+  return absl::OkStatus();
+}
+
 absl::Status TrainingRun::AfterStep(const StepReport& report, const Batch& batch, StepReport::Time step_begin) {
   guards_.beacon().Enter(Phase::kEvaluate, state_.step);
   const int64_t step = state_.step;
@@ -276,6 +283,10 @@ absl::Status TrainingRun::AfterStep(const StepReport& report, const Batch& batch
     if (log) reported = reporter_->Log(row);
   }
   if (log) RETURN_IF_ERROR(AgreeStatus(comms_.control(), reported));
+  if (sample_log_.has_value()) {
+    const bool speaks = state_.sharding().holds_input() && mesh_.coords().tp == 0;
+    RETURN_IF_ERROR(sample_log_->Append(step, batch, speaks));
+  }
   RETURN_IF_ERROR(MaybeSampleGrid());
   guards_.beacon().faults().FlipParameter(step, WeightsHere());
   if (guards_.ComparesAfter(step)) {
@@ -324,6 +335,7 @@ absl::Status TrainingRun::RollBack() {
   last_saved_step_ = state_.step;
   loader_.reset();
   RETURN_IF_ERROR(AgreeStatus(world_.comm(), OpenLoader()));
+  RETURN_IF_ERROR(OpenSampleLog());
   absl::Status reopened;
   if (reporter_ != nullptr) {
     LOG_WARN("{} steps in a row were skipped: back from step {}", NumericsPolicy::kInARow, failed);

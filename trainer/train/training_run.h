@@ -14,6 +14,7 @@
 #include "trainer/train/cpu_share.h"
 #include "trainer/train/run_folder.h"
 #include "trainer/train/run_guards.h"
+#include "trainer/train/sample_log.h"
 #include "trainer/train/sharded_forward.h"
 #include "trainer/train/state_checkpoint.h"
 #include "trainer/train/stop_signal.h"
@@ -56,6 +57,7 @@ class TrainingRun {
   absl::Status WriteTrace();
   // Until the end or a stop; true: stopped.
   absl::StatusOr<bool> RunSteps();
+  absl::Status OpenSampleLog();
   absl::Status AfterStep(const StepReport& report, const Batch& batch, StepReport::Time step_begin);
   absl::Status JudgeNumbers(const StepReport& report, const Batch& batch);
   absl::Status RollBack();
@@ -86,6 +88,7 @@ class TrainingRun {
   std::unique_ptr<Loader> loader_;  // null where no end of the chain lives on this rank
   std::unique_ptr<AsyncCheckpointer> checkpointer_;
   std::unique_ptr<RunReporter> reporter_;  // rank 0
+  std::optional<SampleLog> sample_log_;    // where asked for
   StopSignal stop_signal_;
   int64_t first_step_ = 0;  // state_.step when this start began
   int64_t last_saved_step_ = -1;
