@@ -120,6 +120,14 @@ std::vector<LayoutCase> Rest() {
       Sp(By(kInterleaved, Of(kPlain, 2, 2, 2, 3, 0, kSelective), 2)),
       By(kH1, Of(kZero, 2, 4, 1, 2)),
       By(kGpipe, Of(kInContext, 2, 2, 2, 2, 2)),
+
+      // Fewer micro-batches than stages, and numbers that the stages do not divide.
+      By(kH1, Of(kPlain, 2, 1, 1, 0, 24)),
+      By(kInterleaved, Of(kZero, 3, 1, 1, 0, 6), 2),
+      By(kInterleaved, Of(kCross, 3, 1, 1, 0, 24), 2),
+      By(k1F1B, Of(kInContext, 4, 1, 1, 0, 12)),
+      By(kH1, Of(kZero, 3, 2, 1, 3, 12)),
+      Sp(Deterministic(By(k1F1B, Of(kInContext, 2, 2, 2, 3)))),
   };
 }
 

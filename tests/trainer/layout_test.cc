@@ -62,6 +62,22 @@ TEST(LayoutBitsTest, DeterministicModeChangesNoBit) {
   }
 }
 
+// The tensor axis orders sums in its own way; beside it, the other axes change nothing.
+TEST(LayoutBitsTest, DeterministicModeChangesNoBitBesideATensorAxis) {
+  const LayoutCase base{
+      .conditioning = kInContext, .tp = 2, .sequence_parallel = true, .deterministic = true, .steps = 4};
+  const LayoutOutcome one = TrainLayout(base);
+  for (const LayoutCase& change : {LayoutCase{.dp = 2}, LayoutCase{.dp = 4, .zero_stage = 2},
+                                   LayoutCase{.pp = 2, .dp = 2, .zero_stage = 3}, LayoutCase{.pp = 3}}) {
+    LayoutCase layout = base;
+    layout.pp = change.pp;
+    layout.dp = change.dp;
+    layout.zero_stage = change.zero_stage;
+    SCOPED_TRACE(layout.Text());
+    ExpectSameBits(TrainLayout(layout), one);
+  }
+}
+
 TEST(LayoutBitsTest, TheSameLayoutTwiceChangesNoBit) {
   const LayoutCase layout{.pp = 2, .dp = 2, .tp = 2, .sequence_parallel = true, .zero_stage = 2, .steps = 4};
   ExpectSameBits(TrainLayout(layout), TrainLayout(layout));
