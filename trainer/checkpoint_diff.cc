@@ -50,6 +50,9 @@ void DiffScalars(const RunState& a, const RunState& b, CheckpointDiff* diff) {
   scalars.Add("optimizer_updates", a.optimizer_updates, b.optimizer_updates);
   scalars.Add("skipped_steps", a.skipped_steps, b.skipped_steps);
   scalars.Add("skipped_in_a_row", a.skipped_in_a_row, b.skipped_in_a_row);
+  scalars.Add("losses.observed", a.losses.observed, b.losses.observed);
+  scalars.Add("losses.mean", a.losses.mean, b.losses.mean);
+  scalars.Add("losses.variance", a.losses.variance, b.losses.variance);
   scalars.Add("seed", a.seed, b.seed);
   const auto keys = [](const RunState& state) {
     return absl::StrJoin(state.rng_keys, " ", [](std::string* out, const auto& key) {

@@ -54,6 +54,7 @@ TEST(CheckpointDiff, EveryScalarThatDiffersIsNamed) {
   const CheckpointReader reader_b = SavedWith(b, [](RunState* state, RankSlices*) {
     state->step = 2, state->images_seen += 1, state->ema_updates += 1, state->optimizer_updates += 1;
     state->skipped_steps += 1, state->skipped_in_a_row += 1, state->seed += 1, state->rng_keys[0].second += 1;
+    state->losses = {3, 0.5, 0.25};
     state->layout.tp = 1, state->program_version = "0.2.0";
   });
   const auto diff = DiffCheckpoints(reader_a, reader_b);
@@ -62,7 +63,8 @@ TEST(CheckpointDiff, EveryScalarThatDiffersIsNamed) {
   EXPECT_THAT(diff->tensors, IsEmpty());
   EXPECT_THAT(diff->scalars,
               ElementsAre("step: 1 -> 2", "images_seen: 256 -> 257", "ema_updates: 0 -> 1", "optimizer_updates: 0 -> 1",
-                          "skipped_steps: 2 -> 3", "skipped_in_a_row: 1 -> 2", HasSubstr("seed: 1836475"),
+                          "skipped_steps: 2 -> 3", "skipped_in_a_row: 1 -> 2", "losses.observed: 0 -> 3",
+                          "losses.mean: 0 -> 0.5", "losses.variance: 0 -> 0.25", HasSubstr("seed: 1836475"),
                           "rng_keys: noise=17 order=18446744073709551615 -> noise=18 order=18446744073709551615"));
   EXPECT_THAT(diff->notes,
               ElementsAre("program_version: 0.1.0 -> 0.2.0", "layout: dp 2 tp 2 pp 1 ZeRO 1 -> dp 2 tp 1 pp 1 ZeRO 1"));
