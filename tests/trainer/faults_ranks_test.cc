@@ -67,6 +67,25 @@ TEST(HangWatchdogTest, NamesTheRankThatDidNotComeToACollective) {
   EXPECT_THAT(report, HasSubstr("all-reduce 'losses' on world"));
 }
 
+TEST(HangWatchdogTest, WaitsForARankThatIsOnlySlow) {
+  const checkpoint_testing::TempFolder folder;
+  std::atomic<int> verdicts{0};
+  RunThreadWorld(3, [&](World& world) {
+    Beacon beacon;
+    OpRing ops;
+    WatchdogOptions options{.run_folder = folder.path(), .hang_seconds = 0.8};
+    options.abort = [&](const Verdict&) { ++verdicts; };
+    auto watchdog = HangWatchdog::Start(world, beacon, ops, options);
+    ASSERT_TRUE(watchdog.ok()) << watchdog.status();
+    for (int i = 0; i < 100 && world.rank() == 1; ++i) {
+      ops.Record("linear");
+      std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    }
+    world.comm().Barrier().Wait();
+  });
+  EXPECT_EQ(verdicts, 0);
+}
+
 TEST(HangWatchdogTest, LeavesMovingRanksAlone) {
   const checkpoint_testing::TempFolder folder;
   std::atomic<int> verdicts{0};
@@ -169,7 +188,7 @@ TEST(RunLeaseTest, ALiveHolderIsRefusedByNameOnAllRanks) {
   const auto first = TakeAlone(folder.path(), {});
   ASSERT_TRUE(first.ok()) << first.status();
   RunThreadWorld(2, [&](World& world) {
-    const auto second = RunLease::Take(world, folder.path(), {});
+    const auto second = RunLease::Take(world, folder.path(), {.remote_patience_seconds = 0.1});
     EXPECT_EQ(ExitCodeOf(second.status()), ExitCode::kCannotCreate) << second.status();
     EXPECT_THAT(second.status().message(), HasSubstr(absl::StrCat("pid ", getpid())));
   });

@@ -3,8 +3,8 @@
 namespace shardit {
 
 absl::string_view Name(Phase phase) {
-  static constexpr absl::string_view kNames[kPhases] = {"start_up",   "data_wait", "forward", "backward",
-                                                        "collective", "update",    "save",    "evaluate"};
+  static constexpr absl::string_view kNames[kPhases] = {"start_up", "data_wait", "forward",  "backward", "collective",
+                                                        "update",   "save",      "validate", "sample"};
   return kNames[static_cast<size_t>(phase)];
 }
 

@@ -18,11 +18,12 @@ enum class Phase : uint8_t {
   kForward,     // forward of a micro-batch, or a pipeline's steady state
   kBackward,    // backward of a micro-batch
   kCollective,  // blocked on other ranks: flags, the last buckets, losses
-  kUpdate,      // norm, optimizer, EMA
+  kUpdate,      // norm, optimizer, EMA, metrics
   kSave,        // blocked on a checkpoint: the copy, the save before, the agreement on it
-  kEvaluate,    // held-out loss, samples, metrics
+  kValidate,    // held-out loss
+  kSample,      // a grid of samples, which other ranks than those that draw wait for
 };
-inline constexpr int kPhases = 8;
+inline constexpr int kPhases = 9;
 
 // "start_up", "data_wait", "forward", ...
 absl::string_view Name(Phase phase);

@@ -16,6 +16,7 @@
 #include "absl/strings/str_split.h"
 #include "core/base/check.h"
 #include "core/base/file.h"
+#include "core/base/log.h"
 #include "core/base/status_macros.h"
 #include "parallel/comm/agree_status.h"
 #include "trainer/run_config/exit_code.h"
@@ -25,8 +26,10 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr double kLongestTick = 1.0;     // seconds
-constexpr double kPatience = 2.5;        // seconds that the reporter waits for other ranks' dumps
+constexpr double kLongestTick = 1.0;  // seconds
+constexpr double kPatience = 2.5;     // seconds that the reporter waits for other ranks' dumps
+// A rank that was idle for less than this part of the reporter's idle time is not stuck: it moved while others waited.
+constexpr double kMoving = 0.5;
 constexpr double kReporterLimit = 20.0;  // seconds after the deadline at which ranks give up on the reporter
 // Any collective that a rank still waits for is in the log's last 1,024.
 constexpr int64_t kReadRecords = 256;
@@ -220,6 +223,11 @@ void HangWatchdog::WriteDump() {
 }
 
 void HangWatchdog::Suspect(double seconds_over) {
+  if (dumped_ && KindOfPath(File("suspect")) == PathKind::kMissing) {  // the reporter stood down
+    idle_seconds_ = 0.0;
+    dumped_ = false;
+    return;
+  }
   if (!dumped_) {
     MakeFile(File("suspect"));
     WriteDump();
@@ -229,6 +237,14 @@ void HangWatchdog::Suspect(double seconds_over) {
   AbortJob({.odd = {},
             .line = absl::StrCat("hang: no report came from the rank that was to write it; ", ThreadIdentity(), ": in ",
                                  FormatBeat(written_))});
+}
+
+// A slow moment, no hang. No dump may be left to answer for a rank that stops later.
+void HangWatchdog::StandDown() {
+  for (size_t r = 0; r < places_.size(); ++r) std::remove(File(DumpFile(static_cast<int>(r))).c_str());
+  for (const char* name : {"reporter", "suspect"}) std::remove(File(name).c_str());
+  idle_seconds_ = 0.0;
+  dumped_ = false;
 }
 
 std::vector<RankEvidence> HangWatchdog::Collect() const {
@@ -252,13 +268,16 @@ void HangWatchdog::Report() {
     Sleep(0.1);
     ranks = Collect();
   }
-  if (ReadProgress() != last_progress_) {
-    // A slow moment after all. No dump may be left to answer for a rank that stops later.
-    for (size_t r = 0; r < places_.size(); ++r) std::remove(File(DumpFile(static_cast<int>(r))).c_str());
-    for (const char* name : {"suspect", "reporter"}) std::remove(File(name).c_str());
-    return;
-  }
+  if (ReadProgress() != last_progress_) return StandDown();
   const Verdict verdict = Judge(ranks);
+  const double moving = kMoving * idle_seconds_;
+  const bool one_moves = std::any_of(ranks.begin(), ranks.end(), [&](const RankEvidence& rank) {
+    return rank.dump.has_value() && rank.dump->idle_seconds < moving;
+  });
+  if (one_moves && std::all_of(ranks.begin(), ranks.end(), answered)) {
+    LOG_WARN("{}: no progress here for {:.0f} s, but not a {}", ThreadIdentity(), idle_seconds_, verdict.line);
+    return StandDown();
+  }
   const std::string path = JoinPath(options_.run_folder, "hang_report.txt");
   WriteQuietly(path, FormatReport(verdict, ranks));
   AbortJob({.odd = verdict.odd, .line = absl::StrCat(verdict.line, "; see ", path)});

@@ -11,7 +11,8 @@
 //
 // Progress is any of: a phase entered, a collective issued or done, an operation recorded. Time that the whole process
 // spent suspended does not count, so that a job continued by its scheduler is not taken for hung. A rank that moves
-// again while dumps are being collected is not aborted. A file system that blocks every writer of the run folder blocks
+// again while dumps are being collected is not aborted, nor is a job in which every rank answers and one still moves:
+// that one is slow, not hung, and a warning names it. A file system that blocks every writer of the run folder blocks
 // the watchdog too: the job then waits for it.
 #pragma once
 
@@ -74,6 +75,7 @@ class HangWatchdog {
   // True where this rank is to write the report.
   bool BecomeReporter() const;
   void Report();
+  void StandDown();
   std::vector<RankEvidence> Collect() const;
   void AbortJob(const Verdict& verdict);
   std::string File(const std::string& name) const;

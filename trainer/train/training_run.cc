@@ -265,7 +265,6 @@ absl::Status TrainingRun::OpenSampleLog() {
 }
 
 absl::Status TrainingRun::AfterStep(const StepReport& report, const Batch& batch, StepReport::Time step_begin) {
-  guards_.beacon().Enter(Phase::kEvaluate, state_.step);
   const int64_t step = state_.step;
   const double step_ms = Milliseconds(report.end - step_begin);
   MetricsRow row = MakeRow(report, batch.wait_ms, step_ms);
@@ -374,6 +373,7 @@ absl::StatusOr<std::optional<double>> TrainingRun::MaybeValidate() {
   const bool last = state_.step == options_.train.steps;
   const int64_t every = options_.log.validate_every;
   if (data_.validation == nullptr || !(last || (every > 0 && state_.step % every == 0))) return std::optional<double>();
+  guards_.beacon().Enter(Phase::kValidate, state_.step);
   ASSIGN_OR_RETURN(
       const LossResult loss,
       HeldOutLoss(
@@ -387,6 +387,7 @@ absl::StatusOr<std::optional<double>> TrainingRun::MaybeValidate() {
 absl::Status TrainingRun::MaybeSampleGrid() {
   const int64_t every = options_.log.sample_every;
   if (every == 0 || state_.step % every != 0) return absl::OkStatus();
+  guards_.beacon().Enter(Phase::kSample, state_.step);
   const DitConfig& model = options_.model;
   const int64_t columns = options_.log.sample_per_class, rows = std::min<int64_t>(model.classes, 10);
   absl::StatusOr<Sampler> sampler = Sampler::Create(diffusion_, model,
