@@ -56,10 +56,12 @@ void StateToProto(const RunState& state, checkpoint_v1::State* proto) {
   proto->set_optimizer_updates(state.optimizer_updates);
   proto->set_skipped_steps(state.skipped_steps);
   proto->set_skipped_in_a_row(state.skipped_in_a_row);
-  checkpoint_v1::Losses* losses = proto->mutable_losses();
-  losses->set_observed(state.losses.observed);
-  losses->set_mean(state.losses.mean);
-  losses->set_variance(state.losses.variance);
+  if (state.losses.observed > 0) {
+    checkpoint_v1::Losses* losses = proto->mutable_losses();
+    losses->set_observed(state.losses.observed);
+    losses->set_mean(state.losses.mean);
+    losses->set_variance(state.losses.variance);
+  }
   proto->set_seed(state.seed);
   for (const auto& [name, value] : state.rng_keys) {
     checkpoint_v1::RngKey* key = proto->add_rng_keys();
