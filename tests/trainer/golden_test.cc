@@ -13,6 +13,7 @@
 #include "gtest/gtest.h"
 #include "model/diffusion_batch.h"
 #include "model/sampler.h"
+#include "parallel/comm/world.h"
 #include "trainer/parity.h"
 #include "trainer/run_config/run_config.h"
 #include "trainer/train/optimizer.h"
