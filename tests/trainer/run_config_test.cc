@@ -169,12 +169,13 @@ TEST(RunConfig, CrossChecksAreMadeBeforeTraining) {
       {std::string(kMinimal) + "parallel { pp: 13 }", 13, "at most model.depth 12, got 13 x 1"},
       {std::string(kMinimal) + "parallel { pp: 5 schedule: INTERLEAVED virtual_stages: 3 }", 5, "got 5 x 3"},
       {std::string(kMinimal) + "parallel { pp: 2 tp: 3 }", 8, "tp 3 x pp 2 does not divide the 8 ranks"},
-      {std::string(kMinimal) + "model { patch: 16 size: \"\" depth: 2 width: 24 heads: 6 side: 32 } "
-                               "parallel { tp: 6 sequence_parallel: true }",
+      {"data { path: \"x.h5\" } model { depth: 2 width: 24 heads: 6 patch: 16 } "
+       "parallel { tp: 6 sequence_parallel: true }",
        6, "at least one token a rank of the tensor axis, got 4 tokens for tp 6"},
       {std::string(kMinimal) + "train { precision: BF16 }", 1, "train.precision: BF16 is not supported"},
       {std::string(kMinimal) + "train { device: CUDA }", 1, "train.device: CUDA is not supported"},
-      {std::string(kMinimal) + "train { deterministic: true }", 3, "power of two of at most train.virtual_shards 8"},
+      {std::string(kMinimal) + "train { deterministic: true global_batch: 24 }", 3,
+       "power of two of at most train.virtual_shards 8"},
       {std::string(kMinimal) + "train { deterministic: true } "
                                "parallel { pp: 2 schedule: ZERO_BUBBLE_H1 recompute: FULL }",
        2, "expected another schedule, or recompute NONE or SELECTIVE"},
