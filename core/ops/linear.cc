@@ -47,7 +47,8 @@ Var Linear(Tape& tape, const Var& x, const Var& w, const Var& b) {
   Tensor y = Tensor::Empty(tape.allocator(), shape);
   cpu::Gemm(LinearForward(xv, wv, b.value(), y), tape.context().cpu());
   if (!tape.Records({&x, &w, &b})) return Var(std::move(y));
-  return tape.Record(std::make_unique<LinearNode>(xv, SavedVar(w)), {x, w, b}, {y}, {w.requires_grad() ? xv : Tensor()})[0];
+  return tape.Record(std::make_unique<LinearNode>(xv, SavedVar(w)), {x, w, b}, {y},
+                     {w.requires_grad() ? xv : Tensor()})[0];
 }
 
 }  // namespace shardit

@@ -3,8 +3,8 @@
 //
 // A boundary between stages is a list of fp32 tensors in a fixed order: the tokens, and the conditioning that the
 // design needs. Its gradient is a list of the same shapes. Many micro-batches may be in flight at once; the stage keeps
-// what backward needs from Forward until Backward, and from Backward until BackwardWeights. What it returns is dense and
-// no longer changes: it may be on its way while the stage already runs the next pass.
+// what backward needs from Forward until Backward, and from Backward until BackwardWeights. What it returns is dense
+// and no longer changes: it may be on its way while the stage already runs the next pass.
 #pragma once
 
 #include <vector>

@@ -171,7 +171,8 @@ TEST(DitTest, SavedBytesAreThePredictedOnes) {
   EXPECT_EQ(Total(none) - Total(selective), config.depth * rows * 8 * d * kElement);
   EXPECT_EQ(none.at("mlp"), config.depth * rows * 9 * d * kElement);
   EXPECT_EQ(none.at("self_attention"), config.depth * rows * (4 * d + config.heads) * kElement);
-  // Outside the blocks both keep the same, modulations included, but for the inputs, which a block's first reader keeps.
+  // Outside the blocks both keep the same, modulations included, but for the inputs, which a block's first reader
+  // keeps.
   const int64_t block = rows * (18 * d + config.heads + 4);
   EXPECT_EQ(Total(none) - Total(full), config.depth * (block - rows * d) * kElement);
   EXPECT_EQ(full.count("mlp") + full.count("self_attention"), 0u);
