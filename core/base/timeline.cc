@@ -4,6 +4,7 @@ namespace shardit {
 
 void Timeline::BeginStep(int64_t step) {
   step_ = step;
+  waited_ = {};
   std::erase_if(spans_, [&](const Span& span) { return span.step <= step - kSteps; });
 }
 

@@ -1,5 +1,6 @@
 // Timeline: what one rank did when, as spans: compute phases, waits and collectives, for the merged trace and for the
-// figures computed from it (pipeline bubble, exposed communication). Off unless enabled: Add is then one branch.
+// figures computed from it (pipeline bubble, exposed communication). Spans are kept when enabled; the time spent in
+// waits is summed always.
 #pragma once
 
 #include <chrono>
@@ -50,9 +51,14 @@ class Timeline {
   void BeginStep(int64_t step);
   void Add(Span span);
   const std::vector<Span>& spans() const { return spans_; }
+  // Milliseconds of this step's kWait spans so far, enabled or not: exposed communication.
+  double waited_ms() const { return std::chrono::duration<double, std::milli>(waited_).count(); }
 
  private:
+  friend class TimedSpan;
+
   bool enabled_ = false;
+  Span::Time::duration waited_{};
   const CostRecorder* plan_ = nullptr;
   int64_t step_ = -1;
   std::vector<Span> spans_;
@@ -63,17 +69,20 @@ class TimedSpan {
  public:
   TimedSpan(Timeline& timeline, SpanKind kind, const char* name, int32_t micro_batch = -1, int32_t part = -1)
       : timeline_(timeline), span_{.kind = kind, .name = name, .micro_batch = micro_batch, .part = part} {
-    if (timeline_.enabled()) span_.begin = timeline_.Now();
+    if (is_timed()) span_.begin = timeline_.Now();
   }
   ~TimedSpan() {
-    if (!timeline_.enabled()) return;
+    if (!is_timed()) return;
     span_.end = timeline_.Now();
+    if (span_.kind == SpanKind::kWait) timeline_.waited_ += span_.end - span_.begin;
     timeline_.Add(span_);
   }
   TimedSpan(const TimedSpan&) = delete;
   TimedSpan& operator=(const TimedSpan&) = delete;
 
  private:
+  bool is_timed() const { return timeline_.enabled() || span_.kind == SpanKind::kWait; }
+
   Timeline& timeline_;
   Span span_;
 };

@@ -267,9 +267,7 @@ ReduceReport GradReducer::Finish() {
 void GradReducer::WaitFor(const Work& work) {
   if (work.Done()) return;
   const TimedSpan span(context_.timeline(), SpanKind::kWait, "gradients");
-  const auto begin = std::chrono::steady_clock::now();
   work.Wait();
-  report_.exposed_ms += std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - begin).count();
 }
 
 Tensor GradReducer::FlatBucket(size_t b) const {

@@ -59,7 +59,6 @@ struct BucketTrace {
 struct ReduceReport {
   int64_t bytes = 0;             // gradient bytes reduced in the step
   int64_t overlapped_bytes = 0;  // of reductions issued before Finish()
-  double exposed_ms = 0.0;       // time that the compute thread waited for reductions
   std::vector<BucketTrace> buckets;
 };
 

@@ -57,7 +57,10 @@ UpdateReport Optimizer::Step(RankContext& context, TrainState& state, Communicat
   ExactSum squares;
   AddSquares(state.owned(), state.grads(), state.grads_placement(), state.sharding().coords.tp == 0, context.cpu(),
              squares);
-  AllReduceLimbs(world, squares).Wait();
+  {
+    const TimedSpan span(context.timeline(), SpanKind::kWait, "norm");
+    AllReduceLimbs(world, squares).Wait();
+  }
   UpdateReport report{.grad_norm = std::sqrt(squares.Round()), .learning_rate = LearningRate(state.step)};
   ++state.step;
   report.skipped = !std::isfinite(report.grad_norm) || !loss_finite;

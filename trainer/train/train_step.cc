@@ -69,11 +69,16 @@ void TrainStep::RunGradients(const Batch& batch, StepReport& report) {
   report.reduce = reducer_.Finish();
 }
 
+LossResult TrainStep::SumLosses() {
+  const TimedSpan span(context_.timeline(), SpanKind::kWait, "losses");
+  // World: the losses lie on the last stages.
+  return AllReduceMeans(comms_.control(), stage_.losses(), options_.global_batch);
+}
+
 StepReport TrainStep::Run(const Batch& batch) {
   StepReport report;
   RunGradients(batch, report);
-  // World: the losses lie on the last stages.
-  const LossResult losses = AllReduceMeans(comms_.control(), stage_.losses(), options_.global_batch);
+  const LossResult losses = SumLosses();
   report.loss = losses.loss;
   report.mse = losses.mse;
   report.vb = losses.vb;

@@ -58,15 +58,15 @@ class TrainStep {
 
   // Collective: runs step state.step on this rank's part of the batch and advances the state.
   StepReport Run(const Batch& batch);
-  // The first half: gradients are summed over the data axis, and nothing is updated. For tests of gradients.
-  void RunGradients(const Batch& batch, StepReport& report);
-
   // Micro-batches of a step on this rank.
   int64_t micro_batches() const;
   // Nothing of the weights is under way when it returns: before other hands than Run's change them.
   void FinishGather();
 
  private:
+  // Forward, backward and the reduction of gradients.
+  void RunGradients(const Batch& batch, StepReport& report);
+  LossResult SumLosses();
   void Enter(Phase phase);
 
   RankContext& context_;

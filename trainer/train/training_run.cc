@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <numeric>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -13,11 +12,8 @@
 #include "model/dit_variants.h"
 #include "parallel/comm/agree_status.h"
 #include "trainer/checkpoint/checkpoint_names.h"
-#include "trainer/image_set.h"
 #include "trainer/run_config/exit_code.h"
-#include "trainer/sample.h"
 #include "trainer/trace/merged_trace.h"
-#include "trainer/train/validation.h"
 #include "trainer/weights/weights_file.h"
 
 namespace shardit {
@@ -25,8 +21,6 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-// Samples of one forward pass when the EMA model is evaluated.
-constexpr int64_t kEvaluationBatch = 16;
 // Weight, EMA and both moments, fp32.
 constexpr int64_t kSavedBytesPerParameter = 16;
 
@@ -84,7 +78,7 @@ TrainingRun::TrainingRun(World& world, const TrainRequest& request, Mesh mesh, D
              .check_finite = options_.train.check_finite,
              .beacon = &guards_.beacon(),
              .numerics = &guards_.numerics()}),
-      ema_forward_(context_, state_, comms_) {
+      evaluation_(context_, state_, comms_, diffusion_, options_) {
   BindToShare(share_);
   if (!request_.trace.empty()) context_.timeline().Enable();
   SetFailureReport([this] { return LastOperations(); });
@@ -150,6 +144,7 @@ absl::Status TrainingRun::LoadOrInitialize() {
                           ExchangeOver(*checkpoint_comm_));
   RETURN_IF_ERROR(writer.Prepare());
   checkpointer_ = std::make_unique<AsyncCheckpointer>(std::move(writer), options_.checkpoint.async);
+  checkpointer_->Reserve(StateSlices(state_));
 
   RETURN_IF_ERROR(AgreeStatus(world_.comm(), OpenLoader()));
   RETURN_IF_ERROR(OpenSampleLog());
@@ -224,12 +219,18 @@ absl::Status TrainingRun::Loop() {
       ExitCode::kRequeue);
 }
 
+absl::StatusOr<const Batch*> TrainingRun::NextBatch() {
+  static const Batch kNone;
+  if (loader_ == nullptr) return &kNone;
+  const TimedSpan span(context_.timeline(), SpanKind::kDataWait, "batch");
+  return loader_->Next();
+}
+
 absl::StatusOr<bool> TrainingRun::RunSteps() {
   while (state_.step < options_.train.steps) {
     const Clock::time_point begin = Clock::now();
-    static const Batch kNone;
     guards_.beacon().Enter(Phase::kDataWait, state_.step + 1);
-    const absl::StatusOr<const Batch*> batch = loader_ == nullptr ? &kNone : loader_->Next();
+    const absl::StatusOr<const Batch*> batch = NextBatch();
     const bool enough = request_.stop_after > 0 && state_.step - first_step_ >= request_.stop_after;
     guards_.beacon().Enter(Phase::kCollective, state_.step + 1);
     const Decision decision = AgreeOnNextStep(stop_signal_.requested() || enough, !batch.ok());
@@ -358,7 +359,7 @@ MetricsRow TrainingRun::MakeRow(const StepReport& report, double wait_ms, double
   row.tflops = static_cast<double>(TrainFlops(options_.model)) * row.images_per_s * 1e-12;
   row.mfu = std::numeric_limits<double>::quiet_NaN();  // no peak is tabulated for CPUs
   row.data_wait_ms = wait_ms;
-  row.exposed_comm_ms = report.reduce.exposed_ms;
+  row.exposed_comm_ms = context_.timeline().waited_ms();
   const StepComms::Bytes sent = comms_.BytesSent();
   row.bytes_sent_dp = sent.dp - bytes_before_.dp;
   row.bytes_sent_tp = sent.tp - bytes_before_.tp;
@@ -374,47 +375,19 @@ absl::StatusOr<std::optional<double>> TrainingRun::MaybeValidate() {
   const int64_t every = options_.log.validate_every;
   if (data_.validation == nullptr || !(last || (every > 0 && state_.step % every == 0))) return std::optional<double>();
   guards_.beacon().Enter(Phase::kValidate, state_.step);
-  ASSIGN_OR_RETURN(
-      const LossResult loss,
-      HeldOutLoss(
-          context_, ema_forward_, diffusion_, *data_.validation, state_.sharding(), comms_.control(),
-          {.seed = options_.train.seed, .samples = options_.log.validation_samples, .batch = kEvaluationBatch}));
-  return std::optional<double>(loss.loss);
+  ASSIGN_OR_RETURN(const double loss, evaluation_.HeldOutLoss(*data_.validation));
+  return std::optional<double>(loss);
 }
 
-// A grid of EMA samples. Where a forward pass needs no other rank, rank 0 draws alone and the others wait at the next
-// collective.
 absl::Status TrainingRun::MaybeSampleGrid() {
   const int64_t every = options_.log.sample_every;
   if (every == 0 || state_.step % every != 0) return absl::OkStatus();
   guards_.beacon().Enter(Phase::kSample, state_.step);
-  const DitConfig& model = options_.model;
-  const int64_t columns = options_.log.sample_per_class, rows = std::min<int64_t>(model.classes, 10);
-  absl::StatusOr<Sampler> sampler = Sampler::Create(diffusion_, model,
-                                                    {.kind = SamplerKind::kDdim,
-                                                     .steps = options_.log.sample_steps,
-                                                     .cfg_scale = options_.log.sample_cfg_scale,
-                                                     .guide_all_channels = true,
-                                                     .seed = options_.train.seed});
-  RETURN_IF_ERROR(sampler.status());
-  std::vector<int64_t> classes(static_cast<size_t>(rows));
-  std::iota(classes.begin(), classes.end(), 0);
-  std::vector<int32_t> labels;
-  for (int64_t i = 0; i < rows * columns; ++i) labels.push_back(static_cast<int32_t>(i / columns));
-  absl::Status written;
-  if (world_.rank() == 0 || state_.sharding().forward_is_collective()) {
-    const std::vector<float> latents =
-        DrawSamples(context_, ema_forward_.sampled_model(), *sampler, kEvaluationBatch, 0, labels);
-    if (world_.rank() == 0) written = WriteGrid(latents, columns, classes);
-  }
-  return AgreeStatus(comms_.control(), written);
+  ASSIGN_OR_RETURN(const std::optional<Image> grid, evaluation_.SampleGrid());
+  return AgreeStatus(comms_.control(), grid.has_value() ? WriteGrid(*grid) : absl::OkStatus());
 }
 
-absl::Status TrainingRun::WriteGrid(const std::vector<float>& latents, int64_t columns,
-                                    const std::vector<int64_t>& classes) {
-  const DitConfig& model = options_.model;
-  const PixelSet pixels = LatentsToPixels(latents, columns * static_cast<int64_t>(classes.size()), model);
-  const Image grid = ClassGrid(pixels, columns, classes, model, absl::StrCat("STEP ", state_.step));
+absl::Status TrainingRun::WriteGrid(const Image& grid) {
   ASSIGN_OR_RETURN(const std::string png, EncodePng(grid));
   const std::string path = absl::StrCat(folder_->samples(), "/", StepFolderName(state_.step), ".png");
   RETURN_IF_ERROR(AtomicWriteFile(PosixFileSystem(), path, png));
@@ -423,6 +396,7 @@ absl::Status TrainingRun::WriteGrid(const std::vector<float>& latents, int64_t c
 }
 
 absl::Status TrainingRun::SaveCheckpoint() {
+  const TimedSpan span(context_.timeline(), SpanKind::kSave, "save");
   guards_.beacon().Enter(Phase::kSave, state_.step);
   // Rows up to this step are durable before the checkpoint that makes them final.
   absl::Status synced;

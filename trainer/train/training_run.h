@@ -12,10 +12,10 @@
 #include "trainer/checkpoint/async_checkpointer.h"
 #include "trainer/metrics/run_reporter.h"
 #include "trainer/train/cpu_share.h"
+#include "trainer/train/ema_evaluation.h"
 #include "trainer/train/run_folder.h"
 #include "trainer/train/run_guards.h"
 #include "trainer/train/sample_log.h"
-#include "trainer/train/sharded_forward.h"
 #include "trainer/train/state_checkpoint.h"
 #include "trainer/train/stop_signal.h"
 #include "trainer/train/train.h"
@@ -48,6 +48,8 @@ class TrainingRun {
   absl::Status OpenReporter(const std::optional<Resumed>& resumed);
   absl::StatusOr<std::optional<Resumed>> Resume();
 
+  // The next step's samples; none where no end of the chain lives on this rank.
+  absl::StatusOr<const Batch*> NextBatch();
   // What all ranks decide together before a step.
   struct Decision {
     bool stop = false;
@@ -65,7 +67,7 @@ class TrainingRun {
   MetricsRow MakeRow(const StepReport& report, double wait_ms, double step_ms);
   absl::StatusOr<std::optional<double>> MaybeValidate();
   absl::Status MaybeSampleGrid();
-  absl::Status WriteGrid(const std::vector<float>& latents, int64_t columns, const std::vector<int64_t>& classes);
+  absl::Status WriteGrid(const Image& grid);
   absl::Status SaveCheckpoint();
   void ReportCheckpoint();
 
@@ -84,7 +86,7 @@ class TrainingRun {
   const Diffusion diffusion_;
   const Optimizer optimizer_;
   TrainStep step_;
-  ShardedForward ema_forward_;
+  EmaEvaluation evaluation_;
   std::unique_ptr<Loader> loader_;  // null where no end of the chain lives on this rank
   std::unique_ptr<AsyncCheckpointer> checkpointer_;
   std::unique_ptr<RunReporter> reporter_;  // rank 0
