@@ -22,7 +22,7 @@ struct MetricsRow {
   double mfu = 0.0;     // of the peak of all ranks' devices, 0 to 1; not a number where no peak is known
   double data_wait_ms = 0.0;
   double exposed_comm_ms = 0.0;  // compute thread of rank 0 blocked: on reductions, gathers, seams, other stages
-  int64_t bytes_sent_dp = 0;  // this step, rank 0, by mesh axis
+  int64_t bytes_sent_dp = 0;     // this step, rank 0, by mesh axis
   int64_t bytes_sent_tp = 0;
   int64_t bytes_sent_pp = 0;
   int64_t overlapped_bytes = 0;           // the part of bytes_sent_dp that left before backward ended
