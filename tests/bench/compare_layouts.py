@@ -1,4 +1,4 @@
-#!/usr/bin/env python3
+#!/usr/bin/python3
 """Times layouts of one run on this machine and sets the planner's choice beside them.
 
 For every world size the layout that `shardit plan --layout auto` chooses is trained, and so are the layouts below, all
