@@ -3,6 +3,7 @@
 namespace shardit {
 
 void Timeline::BeginStep(int64_t step) {
+  if (step == step_) return;
   step_ = step;
   waited_ = {};
   std::erase_if(spans_, [&](const Span& span) { return span.step <= step - kSteps; });

@@ -47,7 +47,8 @@ class Timeline {
     return Span::Time(
         std::chrono::duration_cast<Span::Time::duration>(std::chrono::duration<double>(plan_->seconds())));
   }
-  // Spans added from here on belong to step `step`; spans of steps before step - kSteps + 1 are dropped.
+  // Spans added from here on belong to step `step`; spans of steps before step - kSteps + 1 are dropped. Nothing where
+  // that step has begun.
   void BeginStep(int64_t step);
   void Add(Span span);
   const std::vector<Span>& spans() const { return spans_; }

@@ -229,6 +229,7 @@ absl::StatusOr<const Batch*> TrainingRun::NextBatch() {
 absl::StatusOr<bool> TrainingRun::RunSteps() {
   while (state_.step < options_.train.steps) {
     const Clock::time_point begin = Clock::now();
+    context_.timeline().BeginStep(state_.step);
     guards_.beacon().Enter(Phase::kDataWait, state_.step + 1);
     const absl::StatusOr<const Batch*> batch = NextBatch();
     const bool enough = request_.stop_after > 0 && state_.step - first_step_ >= request_.stop_after;
