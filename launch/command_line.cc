@@ -6,7 +6,7 @@
 #include <optional>
 #include <utility>
 
-#include "absl/strings/escaping.h"
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "core/base/file.h"
 #include "launch/build_info.h"
@@ -31,13 +31,20 @@ int LaunchRank() {
   return 0;
 }
 
-// CLI11 says some errors on several lines.
+// CLI11 says some errors on several lines. Names from outside are mostly quoted and escaped by whoever reports them;
+// what could still move a terminal's cursor is escaped here.
 std::string OneLine(const std::string& text) {
-  std::string line = text.substr(0, text.find_last_not_of('\n') + 1);
-  for (char& c : line) {
-    if (c == '\n') c = ' ';
+  std::string line;
+  for (const char c : text.substr(0, text.find_last_not_of('\n') + 1)) {
+    if (c == '\n') {
+      line += ' ';
+    } else if (absl::ascii_isprint(static_cast<unsigned char>(c))) {
+      line += c;
+    } else {
+      absl::StrAppend(&line, "\\x", absl::Hex(static_cast<unsigned char>(c), absl::kZeroPad2));
+    }
   }
-  return absl::CHexEscape(line);
+  return line;
 }
 
 std::string CommandPath(const CLI::App& app) {
