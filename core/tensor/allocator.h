@@ -59,7 +59,7 @@ class Allocator {
   // `owner` is given back to Free.
   void* Allocate(int64_t bytes, MemoryOwner owner = MemoryOwner::kActivations);
   void Free(void* block, int64_t bytes, MemoryOwner owner = MemoryOwner::kActivations);
-  // What tensors are allocated for now.
+  // The owner that the innermost MemoryOwnerScope has set.
   MemoryOwner owner() const { return owner_.load(std::memory_order_relaxed); }
 
   AllocatorStats stats() const;

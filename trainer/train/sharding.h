@@ -26,7 +26,6 @@ struct Sharding {
   int64_t bucket_bytes = 4 << 20;
 
   TensorPart tensor() const { return {coords.tp, shape.tp}; }
-  int stages() const { return shape.pp * static_cast<int>(parts.size()); }
   bool holds(int unit) const;
   bool holds_input() const { return parts.front().begin == 0; }                            // the embedding
   bool holds_output(const Dit& model) const { return parts.back().end == model.units(); }  // the loss

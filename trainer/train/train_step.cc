@@ -58,7 +58,6 @@ void TrainStep::Enter(Phase phase) {
 }
 
 void TrainStep::RunGradients(const Batch& batch, StepReport& report) {
-  report.begin = StepReport::Time::clock::now();
   context_.timeline().BeginStep(state_.step);
   reducer_.BeginStep(static_cast<int>(micro_batches()));
   stage_.BeginStep(batch, state_.step);

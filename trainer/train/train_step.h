@@ -46,7 +46,7 @@ struct StepReport {
   bool spike = false;           // the loss was an outlier: the update was skipped
   UpdateReport update;
   ReduceReport reduce;
-  Time begin, backward_end, end;
+  Time backward_end, end;
 };
 
 class TrainStep {
