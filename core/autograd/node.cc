@@ -12,14 +12,15 @@ GradDestination Node::Destination(RankContext& context, int input) {
   if (to.leaf != nullptr) {
     Leaf& leaf = *to.leaf;
     if (!leaf.grad.defined() && leaf.grad_source != nullptr) leaf.grad_source->ProvideGrad(leaf);
-    if (!leaf.grad.defined()) leaf.grad = Tensor::Empty(context.allocator(), leaf.value.shape());
+    if (!leaf.grad.defined()) leaf.grad = Tensor::Empty(context.allocator(), leaf.value.shape(), leaf.grad_dtype);
     return {leaf.grad, std::exchange(leaf.grad_written, true)};
   }
   Tensor& grad = to.producer->output_grads_[static_cast<size_t>(to.output)];
   if (grad.defined()) return {grad, true};
   grad = to.producer->GradStorage(context, to.output);
   if (!grad.defined()) {
-    grad = Tensor::Empty(context.allocator(), to.producer->output_shapes_[static_cast<size_t>(to.output)]);
+    const size_t output = static_cast<size_t>(to.output);
+    grad = Tensor::Empty(context.allocator(), to.producer->output_shapes_[output], to.producer->output_dtypes_[output]);
   }
   return {grad, false};
 }
@@ -41,7 +42,7 @@ void Node::Deliver(RankContext& context, int input, Tensor grad) {
   }
   const GradDestination destination = Destination(context, input);
   if (!destination.accumulate) destination.tensor.Zero();
-  Accumulate(context.pool(), destination.tensor, grad);
+  Accumulate(context, destination.tensor, grad);
 }
 
 void Node::AddOutputGrad(RankContext& context, int output, Tensor grad) {
@@ -55,10 +56,9 @@ void Node::AddOutputGrad(RankContext& context, int output, Tensor grad) {
       slot = std::move(grad);
       return;
     }
-    // Storage shared by several outputs: rows of it are not contiguous as a whole.
-    for (int64_t row = 0; row < slot.dim(0); ++row) slot.Narrow(0, row, 1).Zero();
+    slot.Zero();
   }
-  Accumulate(context.pool(), slot, grad);
+  Accumulate(context, slot, grad);
 }
 
 }  // namespace shardit

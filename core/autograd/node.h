@@ -40,8 +40,8 @@ class Node {
   virtual bool has_deferrable_weights() const { return false; }
 
   // Where the gradient of output `output` is to be gathered when its first contribution arrives; undefined means a
-  // fresh dense tensor of the output's shape. A node whose outputs are views of one tensor returns views of one
-  // gradient.
+  // fresh dense tensor of the output's shape and type. A node whose outputs are views of one tensor returns views of
+  // one gradient.
   virtual Tensor GradStorage(RankContext& context, int output) { return {}; }
 
   // Bytes kept alive for backward by this node first: a storage that an earlier node of the tape saved is counted
@@ -49,7 +49,10 @@ class Node {
   int64_t saved_bytes() const { return saved_bytes_; }
 
  protected:
-  explicit Node(int outputs) : output_grads_(static_cast<size_t>(outputs)), output_shapes_(output_grads_.size()) {}
+  explicit Node(int outputs)
+      : output_grads_(static_cast<size_t>(outputs)),
+        output_shapes_(output_grads_.size()),
+        output_dtypes_(output_grads_.size()) {}
 
   // True when input i wants a gradient.
   bool Needs(int input) const { return edge(input).requires_grad(); }
@@ -82,6 +85,7 @@ class Node {
   std::vector<Edge> edges_;
   std::vector<Tensor> output_grads_;
   std::vector<Shape> output_shapes_;
+  std::vector<DType> output_dtypes_;
   int64_t sequence_ = 0;       // creation number on its tape
   int pending_consumers_ = 0;  // edges from nodes of the running backward that have not run yet
   int64_t saved_bytes_ = 0;

@@ -27,6 +27,7 @@ std::vector<Var> Tape::Record(std::unique_ptr<Node> node, std::vector<Var> input
   std::vector<Var> results;
   for (size_t i = 0; i < outputs.size(); ++i) {
     node->output_shapes_[i] = outputs[i].shape();
+    node->output_dtypes_[i] = outputs[i].dtype();
     results.emplace_back(std::move(outputs[i]), node.get(), static_cast<int>(i));
   }
   context_.ops().Record(node->name());
@@ -132,14 +133,29 @@ void Tape::CheckFinite(const Node& node) {
                         : edge.producer != nullptr ? edge.producer->output_grads_[static_cast<size_t>(edge.output)]
                                                    : Tensor();
     if (!grad.defined() || !grad.is_dense()) continue;
-    const float* values = grad.data<float>();
-    for (int64_t i = 0; i < grad.elements(); ++i) {
-      if (std::isfinite(values[i])) continue;
-      non_finite_node_ =
-          std::string(node.name()) + (edge.leaf != nullptr ? " (gradient of " + edge.leaf->name + ")" : "");
-      return;
-    }
+    if (IsFinite(grad)) continue;
+    non_finite_node_ =
+        std::string(node.name()) + (edge.leaf != nullptr ? " (gradient of " + edge.leaf->name + ")" : "");
+    return;
   }
+}
+
+// Waits for a GPU: the check is for debugging.
+bool Tape::IsFinite(const Tensor& grad) {
+  std::vector<char> copy;
+  const void* elements = grad.raw();
+  if (!grad.device().is_cpu()) {
+    copy.resize(static_cast<size_t>(grad.bytes()));
+    cuda::CopyAsync(copy.data(), elements, grad.bytes(), allocator().stream());
+    context_.Synchronize();
+    elements = copy.data();
+  }
+  for (int64_t i = 0; i < grad.elements(); ++i) {
+    const float value = grad.dtype() == DType::kBF16 ? static_cast<const BFloat16*>(elements)[i].ToFloat()
+                                                     : static_cast<const float*>(elements)[i];
+    if (!std::isfinite(value)) return false;
+  }
+  return true;
 }
 
 std::map<std::string, int64_t, std::less<>> Tape::SavedBytesByNode() const {

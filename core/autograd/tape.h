@@ -78,6 +78,7 @@ class Tape {
   void Finish(Node& node);
   void ReleaseLeaves(const Node& node);
   void CheckFinite(const Node& node);
+  bool IsFinite(const Tensor& grad);
 
   RankContext& context_;
   const Mode mode_;

@@ -1,7 +1,7 @@
 #include <algorithm>
 
 #include "core/base/math.h"
-#include "core/cuda/cuda_check.h"
+#include "core/cuda/launch.cuh"
 #include "core/cuda/rng_fill.h"
 
 namespace shardit::cuda {
@@ -27,22 +27,20 @@ __global__ void FillKernel(RngKey key, uint64_t first, int64_t count, float* out
 }
 
 template <bool kNormal>
-void Launch(const RngKey& key, uint64_t first, int64_t count, float* out, Stream stream) {
+void Fill(const RngKey& key, uint64_t first, int64_t count, float* out, Stream stream) {
   if (count == 0) return;
   const int64_t blocks = std::min(CeilDiv(count / 4 + 2, kThreads), kMaxBlocks);
-  FillKernel<kNormal><<<static_cast<unsigned>(blocks), kThreads, 0, static_cast<cudaStream_t>(stream.handle)>>>(
-      key, first, count, out);
-  CUDA_CHECK(cudaGetLastError());
+  Launch(FillKernel<kNormal>, static_cast<unsigned>(blocks), kThreads, 0, stream, key, first, count, out);
 }
 
 }  // namespace
 
 void FillUniform(const RngKey& key, uint64_t first, int64_t count, float* out, Stream stream) {
-  Launch<false>(key, first, count, out, stream);
+  Fill<false>(key, first, count, out, stream);
 }
 
 void FillNormal(const RngKey& key, uint64_t first, int64_t count, float* out, Stream stream) {
-  Launch<true>(key, first, count, out, stream);
+  Fill<true>(key, first, count, out, stream);
 }
 
 void FillOnDevice(const RngKey& key, uint64_t first, int64_t count, bool normal, float* host_out) {

@@ -15,6 +15,7 @@
 
 #include "core/base/cpu_context.h"
 #include "core/base/exact_sum.h"
+#include "core/tensor/dtype.h"
 
 namespace shardit {
 
@@ -23,8 +24,9 @@ struct AdamwEmaArgs {
   const float* grad = nullptr;
   float* m = nullptr;
   float* v = nullptr;
-  float* ema = nullptr;  // null: none
-  int64_t count = 0;     // elements
+  float* ema = nullptr;         // null: none
+  BFloat16* compute = nullptr;  // CUDA: param rounded to bf16, what forward and backward read; null: none
+  int64_t count = 0;            // elements
 
   double lr = 0;
   double beta1 = 0.9;

@@ -10,13 +10,8 @@ namespace shardit {
 namespace {
 
 // Part `part` of a [N, T, parts, H, K] tensor.
-HeadsView<float> Part(const Tensor& tensor, int64_t part, int64_t width, int64_t heads) {
-  return {tensor.data() + part * width, tensor.stride(0), tensor.stride(1), width / heads};
-}
-
-HeadsView<const float> ConstPart(const Tensor& tensor, int64_t part, int64_t width, int64_t heads) {
-  const HeadsView<float> view = Part(tensor, part, width, heads);
-  return {view.data, view.batch_stride, view.row_stride, view.head_stride};
+HeadsView Part(const Tensor& tensor, int64_t part, int64_t width, int64_t heads) {
+  return {tensor.ref().At(part * width), tensor.stride(0), tensor.stride(1), width / heads};
 }
 
 // Self-attention has one input that holds q, k and v; cross-attention has q in one and k, v in another.
@@ -51,22 +46,22 @@ class AttentionNode : public Node {
     // The kernel makes all three gradients; one that nobody wants goes to scratch.
     const auto destination = [&](int input, const Tensor& value) {
       return Needs(input) ? Destination(context, input)
-                          : GradDestination{Tensor::Empty(context.allocator(), value.shape())};
+                          : GradDestination{Tensor::Empty(context.allocator(), value.shape(), value.dtype())};
     };
     const GradDestination dq = destination(0, q);
     const GradDestination dkv = self ? dq : destination(1, kv);
     CHECK(!dq.accumulate && !dkv.accumulate) << "[" << name() << "] its inputs have other consumers";
     AttentionBwdArgs args{.shape = operands_.shape()};
-    args.q = ConstPart(q, 0, width, heads);
-    args.k = ConstPart(kv, first, width, heads);
-    args.v = ConstPart(kv, first + 1, width, heads);
-    args.out = ConstPart(out_, 0, width, heads);
-    args.d_out = ConstPart(Grad(), 0, width, heads);
+    args.q = Part(q, 0, width, heads);
+    args.k = Part(kv, first, width, heads);
+    args.v = Part(kv, first + 1, width, heads);
+    args.out = Part(out_, 0, width, heads);
+    args.d_out = Part(Grad(), 0, width, heads);
     args.lse = lse_.data();
     args.dq = Part(dq.tensor, 0, width, heads);
     args.dk = Part(dkv.tensor, first, width, heads);
     args.dv = Part(dkv.tensor, first + 1, width, heads);
-    cpu::AttentionBwd(args, context.cpu());
+    AttentionBwd(args, context);
   }
 
  private:
@@ -77,16 +72,16 @@ class AttentionNode : public Node {
 
 Var Attention(Tape& tape, Operands operands, std::vector<Var> inputs) {
   const auto& [q, kv, first, width, heads] = operands;
-  Tensor out = Tensor::Empty(tape.allocator(), {q.dim(0), q.dim(1), width});
+  Tensor out = Tensor::Empty(tape.allocator(), {q.dim(0), q.dim(1), width}, q.dtype());
   const bool record = tape.Records({&inputs.front(), &inputs.back()});
   Tensor lse = record ? Tensor::Empty(tape.allocator(), {q.dim(0), heads, q.dim(1)}) : Tensor();
   AttentionFwdArgs args{.shape = operands.shape()};
-  args.q = ConstPart(q, 0, width, heads);
-  args.k = ConstPart(kv, first, width, heads);
-  args.v = ConstPart(kv, first + 1, width, heads);
+  args.q = Part(q, 0, width, heads);
+  args.k = Part(kv, first, width, heads);
+  args.v = Part(kv, first + 1, width, heads);
   args.out = Part(out, 0, width, heads);
   args.lse = record ? lse.data() : nullptr;
-  cpu::AttentionFwd(args, tape.context().cpu());
+  AttentionFwd(args, tape.context());
   if (!record) return Var(std::move(out));
   std::vector<Tensor> saved{q, kv, out, lse};
   auto node = std::make_unique<AttentionNode>(std::move(operands), out, lse);

@@ -17,7 +17,7 @@ class AddNode : public Node {
   void Backward(RankContext& context) override {
     // The two inputs must not end up with one buffer: each may be added to later.
     if (Needs(0) && Needs(1)) {
-      Tensor copy = Tensor::Empty(context.allocator(), Grad().shape());
+      Tensor copy = Tensor::Empty(context.allocator(), Grad().shape(), Grad().dtype());
       copy.CopyFrom(Grad());
       Deliver(context, 1, std::move(copy));
     }
@@ -47,11 +47,11 @@ class GatedResidualNode : public Node {
     NormBwdArgs args{.shape = saved_.shape};
     Tensor dx = Grad(0);
     if (dx.defined()) {
-      args.dr_in = dx.data();  // overwritten by the sum of both paths
+      args.dr_in = dx.ref();  // overwritten by the sum of both paths
     } else {
-      dx = Tensor::Empty(context.allocator(), Grad(1).shape());
+      dx = Tensor::Empty(context.allocator(), Grad(1).shape(), Grad(1).dtype());
     }
-    args.dx = dx.data();
+    args.dx = dx.ref();
     if (saved_.r.defined()) {
       if (Grad(1).defined()) {
         SetNorm(context, args);
@@ -63,16 +63,16 @@ class GatedResidualNode : public Node {
     if (saved_.gate.defined()) {
       args.gate = RowsOf(saved_.gate);
       if (Needs(kGate)) {
-        args.y = saved_.y.data();
+        args.y = saved_.y.ref();
         args.dgate = RowsOf(Destination(context, kGate));
       }
     }
     Tensor dy;
     if (Needs(kY)) {
-      dy = Tensor::Empty(context.allocator(), dx.shape());
-      args.dy = dy.data();
+      dy = Tensor::Empty(context.allocator(), dx.shape(), dx.dtype());
+      args.dy = dy.ref();
     }
-    cpu::NormBwd(args, context.cpu());
+    NormBwd(args, context);
     // A gradient that nobody has added to yet moves into its slot without a copy.
     if (Needs(kY)) Deliver(context, kY, std::move(dy));
     if (Needs(kX)) Deliver(context, kX, std::move(dx));
@@ -80,8 +80,8 @@ class GatedResidualNode : public Node {
 
  private:
   void SetNorm(RankContext& context, NormBwdArgs& args) {
-    args.dh = Grad(1).data();
-    args.r = saved_.r.data();
+    args.dh = Grad(1).ref();
+    args.r = saved_.r.ref();
     args.mean = saved_.stats.data();
     args.rstd = saved_.stats.data() + saved_.stats.elements() / 2;
     args.scale = RowsOf(saved_.scale);
@@ -94,8 +94,7 @@ class GatedResidualNode : public Node {
   void NoGradient(RankContext& context, int input) {
     if (!Needs(input)) return;
     const GradDestination grad = Destination(context, input);
-    if (grad.accumulate) return;
-    for (int64_t row = 0; row < grad.tensor.dim(0); ++row) grad.tensor.Narrow(0, row, 1).Zero();
+    if (!grad.accumulate) grad.tensor.Zero();
   }
 
   const Saved saved_;
@@ -106,10 +105,10 @@ Tensor YFor(const Var& gate, const Var& y) { return gate.requires_grad() ? y.val
 
 NormFwdArgs ResidualArgs(const Tensor& x, const Var& gate, const Tensor& y, const Tensor& r) {
   NormFwdArgs args{.shape = NormShapeOf(x)};
-  args.x = x.data();
-  args.y = y.data();
+  args.x = x.ref();
+  args.y = y.ref();
   if (gate.defined()) args.gate = RowsOf(gate.value());
-  args.r = r.data();
+  args.r = r.ref();
   return args;
 }
 
@@ -124,8 +123,10 @@ void CheckResidual(const char* op, const Var& x, const Var& gate, const Var& y) 
 Var Add(Tape& tape, const Var& a, const Var& b) {
   CHECK(a.shape() == b.shape() && a.value().is_dense() && b.value().is_dense())
       << "[add] a " << a.shape() << ", b " << b.shape();
-  Tensor out = Tensor::Empty(tape.allocator(), a.shape());
-  cpu::Add(a.value().data(), b.value().data(), out.data(), out.elements(), tape.context().cpu());
+  Tensor out = Tensor::Empty(tape.allocator(), a.shape(), a.value().dtype());
+  const AddArgs args{.a = a.value().ref(), .b = b.value().ref(), .out = out.ref(), .count = out.elements()};
+  RankContext& context = tape.context();
+  context.on_cuda() ? cuda::Add(args, context.cuda()) : cpu::Add(args, context.cpu());
   if (!tape.Records({&a, &b})) return Var(std::move(out));
   return tape.Record(std::make_unique<AddNode>(), {a, b}, {std::move(out)}, {})[0];
 }
@@ -133,8 +134,8 @@ Var Add(Tape& tape, const Var& a, const Var& b) {
 Var GatedResidual(Tape& tape, const Var& x_NTD, const Var& gate_ND, const Var& y_NTD) {
   CheckResidual("gated_residual", x_NTD, gate_ND, y_NTD);
   const Tensor& x = x_NTD.value();
-  Tensor out = Tensor::Empty(tape.allocator(), x.shape());
-  cpu::NormFwd(ResidualArgs(x, gate_ND, y_NTD.value(), out), tape.context().cpu());
+  Tensor out = Tensor::Empty(tape.allocator(), x.shape(), x.dtype());
+  NormFwd(ResidualArgs(x, gate_ND, y_NTD.value(), out), tape.context());
   if (!tape.Records({&x_NTD, &gate_ND, &y_NTD})) return Var(std::move(out));
   GatedResidualNode::Saved saved{.shape = NormShapeOf(x), .gate = gate_ND.value(), .y = YFor(gate_ND, y_NTD)};
   std::vector<Tensor> kept{saved.gate, saved.y};
@@ -149,11 +150,11 @@ ResidualNorm GatedResidualNorm(Tape& tape, const Var& x_NTD, const Var& gate_ND,
   CheckImageRows("gated_residual_norm", "shift", x, shift_ND.value());
   CheckImageRows("gated_residual_norm", "scale", x, scale_ND.value());
   const bool record = tape.Records({&x_NTD, &gate_ND, &y_NTD, &shift_ND, &scale_ND});
-  Tensor r = Tensor::Empty(tape.allocator(), x.shape());
-  Tensor h = Tensor::Empty(tape.allocator(), x.shape());
+  Tensor r = Tensor::Empty(tape.allocator(), x.shape(), x.dtype());
+  Tensor h = Tensor::Empty(tape.allocator(), x.shape(), x.dtype());
   Tensor stats = record ? Tensor::Empty(tape.allocator(), {2, x.dim(0), x.dim(1)}) : Tensor();
   NormFwdArgs args = ResidualArgs(x, gate_ND, y_NTD.value(), r);
-  args.h = h.data();
+  args.h = h.ref();
   args.eps = eps;
   args.scale = RowsOf(scale_ND.value());
   args.scale_offset = 1;
@@ -162,7 +163,7 @@ ResidualNorm GatedResidualNorm(Tape& tape, const Var& x_NTD, const Var& gate_ND,
     args.mean = stats.data();
     args.rstd = stats.data() + stats.elements() / 2;
   }
-  cpu::NormFwd(args, tape.context().cpu());
+  NormFwd(args, tape.context());
   if (!record) return {Var(std::move(r)), Var(std::move(h))};
   GatedResidualNode::Saved saved{.shape = NormShapeOf(x),
                                  .gate = gate_ND.value(),

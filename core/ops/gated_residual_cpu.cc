@@ -33,8 +33,9 @@ HWY_EXPORT(AddRange);
 
 }  // namespace
 
-void Add(const float* a, const float* b, float* out, int64_t count, CpuContext& context) {
-  if (context.Planned({"add", 0, 12.0 * static_cast<double>(count)})) return;
+void Add(const AddArgs& args, CpuContext& context) {
+  const auto& [a, b, out, count] = args;
+  if (context.Planned({"add", 0, static_cast<double>(3 * SizeOf(out.dtype()) * count)})) return;
   constexpr int64_t kGrain = 16384;  // elements: below it, waking a thread costs more than it saves
   context.pool.ParallelFor(count, kGrain, [&](int64_t begin, int64_t end, int) {
     HWY_DYNAMIC_DISPATCH(AddRange)(a, b, out, begin, end);

@@ -15,7 +15,11 @@
 // gelu is the tanh form (Hendrycks and Gimpel, arXiv 1606.08415, as in DiT). bias is [n], may be null for kBiasGelu.
 // aux is [m, n] with leading dimension ldaux. The GELU epilogues do not combine with accumulate.
 //
-// Numbers: fp32 operands and accumulation. The order of an element's sum is a function of form, sizes and instruction
+// Types: on the CPU all operands are fp32. On CUDA a and b are both fp32 or both bf16; bias and aux are of their type;
+// c is of their type or, without a GELU epilogue, fp32; column_sums are fp32.
+//
+// Numbers: fp32 accumulation, one rounding of the result; fp32 operands may be rounded to TF32 where
+// CudaContext::tf32 says so. On the CPU the order of an element's sum is a function of form, sizes and instruction
 // set: the result does not depend on the number of threads, and is the same bits in every call. m, n or k of 0 are
 // allowed (k == 0: the product is 0).
 //
@@ -27,6 +31,8 @@
 #include <cstdint>
 
 #include "core/base/cpu_context.h"
+#include "core/tensor/elements.h"
+#include "core/tensor/rank_context.h"
 
 namespace shardit {
 
@@ -36,17 +42,17 @@ enum class GemmEpilogue { kNone, kBias, kBiasGelu, kGeluGrad };
 struct GemmArgs {
   GemmForm form = GemmForm::kNT;
   int64_t m = 0, n = 0, k = 0;
-  const float* a = nullptr;
+  ConstElements a;
   int64_t lda = 0;
-  const float* b = nullptr;
+  ConstElements b;
   int64_t ldb = 0;
-  float* c = nullptr;
+  Elements c;
   int64_t ldc = 0;
   bool accumulate = false;
 
   GemmEpilogue epilogue = GemmEpilogue::kNone;
-  const float* bias = nullptr;  // [n]
-  float* aux = nullptr;         // [m, n]: written by kBiasGelu, read by kGeluGrad
+  ConstElements bias;  // [n]
+  Elements aux;        // [m, n]: written by kBiasGelu, read by kGeluGrad
   int64_t ldaux = 0;
 
   // kTN only: when not null, column_sums[i] = sum over k of A[k, i], for i in [0, m): the bias gradient, taken while A
@@ -60,4 +66,15 @@ namespace cpu {
 void Gemm(const GemmArgs& args, CpuContext& context);
 
 }  // namespace cpu
+namespace cuda {
+
+void Gemm(const GemmArgs& args, CudaContext& context);
+
+}  // namespace cuda
+
+// Where the rank computes.
+inline void Gemm(const GemmArgs& args, RankContext& context) {
+  context.on_cuda() ? cuda::Gemm(args, context.cuda()) : cpu::Gemm(args, context.cpu());
+}
+
 }  // namespace shardit

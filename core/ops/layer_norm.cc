@@ -19,8 +19,8 @@ class LayerNormNode : public Node {
 
   void Backward(RankContext& context) override {
     NormBwdArgs args{.shape = NormShapeOf(x_)};
-    args.dh = Grad().data();
-    args.r = x_.data();
+    args.dh = Grad().ref();
+    args.r = x_.ref();
     args.mean = stats_.data();
     args.rstd = stats_.data() + stats_.elements() / 2;
     args.scale = RowsOf(scale_.value());
@@ -30,13 +30,13 @@ class LayerNormNode : public Node {
       dx = Destination(context, 0);
       CHECK(dx.tensor.is_dense()) << "[" << name() << "] gradient strides " << dx.tensor.strides();
     } else {
-      dx.tensor = Tensor::Empty(context.allocator(), x_.shape());
+      dx.tensor = Tensor::Empty(context.allocator(), x_.shape(), x_.dtype());
     }
-    args.dx = dx.tensor.data();
-    args.dr_in = dx.accumulate ? args.dx : nullptr;
+    args.dx = dx.tensor.ref();
+    if (dx.accumulate) args.dr_in = args.dx;
     if (Needs(1)) args.dscale = RowsOf(Destination(context, 1));
     if (Needs(2)) args.dshift = RowsOf(Destination(context, 2));
-    cpu::NormBwd(args, context.cpu());
+    NormBwd(args, context);
   }
 
  private:
@@ -49,11 +49,11 @@ class LayerNormNode : public Node {
 Var Forward(Tape& tape, const Var& x, const Var& scale, const Var& shift, float scale_offset, float eps) {
   const Tensor& xv = x.value();
   const bool record = tape.Records({&x, &scale, &shift});
-  Tensor y = Tensor::Empty(tape.allocator(), xv.shape());
+  Tensor y = Tensor::Empty(tape.allocator(), xv.shape(), xv.dtype());
   Tensor stats = record ? Tensor::Empty(tape.allocator(), {2, xv.dim(0), xv.dim(1)}) : Tensor();
   NormFwdArgs args{.shape = NormShapeOf(xv)};
-  args.x = xv.data();
-  args.h = y.data();
+  args.x = xv.ref();
+  args.h = y.ref();
   args.eps = eps;
   args.scale = RowsOf(scale.value());
   args.scale_offset = scale_offset;
@@ -62,7 +62,7 @@ Var Forward(Tape& tape, const Var& x, const Var& scale, const Var& shift, float 
     args.mean = stats.data();
     args.rstd = stats.data() + stats.elements() / 2;
   }
-  cpu::NormFwd(args, tape.context().cpu());
+  NormFwd(args, tape.context());
   if (!record) return Var(std::move(y));
   auto node = std::make_unique<LayerNormNode>(xv, stats, SavedVar(scale), scale_offset);
   return tape.Record(std::move(node), {x, scale, shift}, {y}, {xv, stats, scale.value()})[0];

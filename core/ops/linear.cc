@@ -20,7 +20,7 @@ class LinearNode : public Node {
     const GradDestination dx = Destination(context, 0);
     GemmArgs gemm = LinearInputGrad(Grad(), w_.value(), dx.tensor);
     gemm.accumulate = dx.accumulate;
-    cpu::Gemm(gemm, context.cpu());
+    Gemm(gemm, context);
   }
 
   void BackwardWeights(RankContext& context) override {
@@ -41,11 +41,12 @@ Var Linear(Tape& tape, const Var& x, const Var& w, const Var& b) {
   const Tensor& wv = w.value();
   CHECK(wv.ndim() == 2 && xv.dim(-1) == wv.dim(1) && xv.is_dense() && wv.is_dense())
       << "[linear] x " << xv.shape() << ", w " << wv.shape();
+  CHECK(xv.dtype() == wv.dtype()) << "[linear] x " << Name(xv.dtype()) << ", w " << Name(wv.dtype());
   CHECK(!b.defined() || b.shape() == Shape({wv.dim(0)})) << "[linear] w " << wv.shape() << ", b " << b.shape();
   Shape shape = xv.shape();
   shape[-1] = wv.dim(0);
-  Tensor y = Tensor::Empty(tape.allocator(), shape);
-  cpu::Gemm(LinearForward(xv, wv, b.value(), y), tape.context().cpu());
+  Tensor y = Tensor::Empty(tape.allocator(), shape, xv.dtype());
+  Gemm(LinearForward(xv, wv, b.value(), y), tape.context());
   if (!tape.Records({&x, &w, &b})) return Var(std::move(y));
   return tape.Record(std::make_unique<LinearNode>(xv, SavedVar(w)), {x, w, b}, {y},
                      {w.requires_grad() ? xv : Tensor()})[0];

@@ -19,18 +19,18 @@ class MlpNode : public Node {
   bool has_deferrable_weights() const override { return Needs(kW1) || Needs(kB1) || Needs(kW2) || Needs(kB2); }
 
   void Backward(RankContext& context) override {
-    d_pre_ = Tensor::Empty(context.allocator(), pre_.shape());
+    d_pre_ = Tensor::Empty(context.allocator(), pre_.shape(), pre_.dtype());
     GemmArgs hidden = LinearInputGrad(Grad(), w2_.value(), d_pre_);
     hidden.epilogue = GemmEpilogue::kGeluGrad;
-    hidden.aux = pre_.data();
+    hidden.aux = pre_.ref();
     hidden.ldaux = pre_.dim(-1);
-    cpu::Gemm(hidden, context.cpu());
+    Gemm(hidden, context);
     pre_ = Tensor();
     if (!Needs(kX)) return;
     const GradDestination dx = Destination(context, kX);
     GemmArgs input = LinearInputGrad(d_pre_, w1_.value(), dx.tensor);
     input.accumulate = dx.accumulate;
-    cpu::Gemm(input, context.cpu());
+    Gemm(input, context);
   }
 
   void BackwardWeights(RankContext& context) override {
@@ -56,17 +56,17 @@ Var Mlp(Tape& tape, const Var& x, const Var& w1, const Var& b1, const Var& w2, c
       << b2.shape();
   Shape shape = xv.shape();
   shape[-1] = hidden;
-  Tensor pre = Tensor::Empty(tape.allocator(), shape);
-  Tensor act = Tensor::Empty(tape.allocator(), shape);
+  Tensor pre = Tensor::Empty(tape.allocator(), shape, xv.dtype());
+  Tensor act = Tensor::Empty(tape.allocator(), shape, xv.dtype());
   GemmArgs first = LinearForward(xv, w1.value(), b1.value(), act);
   first.epilogue = GemmEpilogue::kBiasGelu;
-  first.aux = pre.data();
+  first.aux = pre.ref();
   first.ldaux = hidden;
-  cpu::Gemm(first, tape.context().cpu());
+  Gemm(first, tape.context());
 
   shape[-1] = out;
-  Tensor y = Tensor::Empty(tape.allocator(), shape);
-  cpu::Gemm(LinearForward(act, w2.value(), b2.value(), y), tape.context().cpu());
+  Tensor y = Tensor::Empty(tape.allocator(), shape, xv.dtype());
+  Gemm(LinearForward(act, w2.value(), b2.value(), y), tape.context());
   if (!tape.Records({&x, &w1, &b1, &w2, &b2})) return Var(std::move(y));
   return tape.Record(std::make_unique<MlpNode>(xv, SavedVar(w1), SavedVar(w2), pre, act), {x, w1, b1, w2, b2}, {y},
                      {xv, pre, act})[0];

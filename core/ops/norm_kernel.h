@@ -9,27 +9,34 @@
 //   dr = dr_in + (g - mean(g) - xhat * mean(g * xhat)) / sqrt(var + eps)
 //   dx = dr     dy = gate * dr     dgate[n] = sum_t dr * y     dshift[n] = sum_t dh     dscale[n] = sum_t dh * xhat
 //
-// Numbers: fp32; a row is summed in wide lanes, then the lanes. Sums over tokens go by groups of 4, runs of 32 tokens
-// and then the runs in groups of 16, always in the same order, so the bits do not depend on the number of threads.
-// Token tensors are dense [images, tokens, width]. Aliasing: dx may be dr_in; otherwise outputs overlap nothing.
-// Threads: static partition over runs of tokens. Blocks until done. Partial sums live in the shared workspace.
+// Types: token tensors (x, y, r, h and their gradients) are of one type, fp32 or bf16; rows per image (gate, scale,
+// shift) are of that type or fp32, and so, each by itself, are their gradients; mean and rstd are fp32. On the CPU all
+// are fp32.
+//
+// Numbers: fp32 arithmetic. On the CPU a row is summed in wide lanes, then the lanes. Sums over tokens go by groups of
+// 4, runs of 32 tokens and then the runs in groups of 16, always in the same order, so the bits do not depend on the
+// number of threads. Token tensors are dense [images, tokens, width]. Aliasing: dx may be dr_in; otherwise outputs
+// overlap nothing. Threads: static partition over runs of tokens. Blocks until done. Partial sums live in the shared
+// workspace.
 #pragma once
 
 #include <cstdint>
 
 #include "core/base/cpu_context.h"
+#include "core/tensor/elements.h"
+#include "core/tensor/rank_context.h"
 
 namespace shardit {
 
 // One row of `width` contiguous elements per image: row n is data + n * stride. Stride 0: one row for all images.
 struct ImageRows {
-  const float* data = nullptr;
+  ConstElements data;
   int64_t stride = 0;  // elements
 };
 
 // Gradient of such rows: overwritten, or added to. Stride 0: the sum over all images. Null data: not wanted.
 struct ImageRowsGrad {
-  float* data = nullptr;
+  Elements data;
   int64_t stride = 0;  // elements
   bool accumulate = false;
 };
@@ -42,12 +49,12 @@ struct NormShape {
 
 struct NormFwdArgs {
   NormShape shape;
-  const float* x = nullptr;
-  const float* y = nullptr;  // null: no residual sum
-  ImageRows gate = {};       // null data: gate of 1
-  float* r = nullptr;        // written where y is given
+  ConstElements x;
+  ConstElements y;      // null: no residual sum
+  ImageRows gate = {};  // null data: gate of 1
+  Elements r;           // written where y is given
 
-  float* h = nullptr;  // null: no norm
+  Elements h;  // null: no norm
   float eps = 0;
   ImageRows scale = {};
   float scale_offset = 0;  // 1 for a modulation by (1 + scale)
@@ -58,12 +65,12 @@ struct NormFwdArgs {
 
 struct NormBwdArgs {
   NormShape shape;
-  const float* dh = nullptr;     // null: h had no consumer
-  const float* dr_in = nullptr;  // gradient of r from elsewhere; null: none
-  float* dx = nullptr;           // overwritten
+  ConstElements dh;     // null: h had no consumer
+  ConstElements dr_in;  // gradient of r from elsewhere; null: none
+  Elements dx;          // overwritten
 
   // With dh: what forward read and saved.
-  const float* r = nullptr;
+  ConstElements r;
   const float* mean = nullptr;
   const float* rstd = nullptr;
   ImageRows scale = {};
@@ -73,8 +80,8 @@ struct NormBwdArgs {
 
   // With a residual sum; y only where dgate is wanted.
   ImageRows gate = {};
-  const float* y = nullptr;
-  float* dy = nullptr;  // overwritten; null: not wanted
+  ConstElements y;
+  Elements dy;  // overwritten; null: not wanted
   ImageRowsGrad dgate = {};
 };
 
@@ -84,4 +91,19 @@ void NormFwd(const NormFwdArgs& args, CpuContext& context);
 void NormBwd(const NormBwdArgs& args, CpuContext& context);
 
 }  // namespace cpu
+namespace cuda {
+
+void NormFwd(const NormFwdArgs& args, CudaContext& context);
+void NormBwd(const NormBwdArgs& args, CudaContext& context);
+
+}  // namespace cuda
+
+// Where the rank computes.
+inline void NormFwd(const NormFwdArgs& args, RankContext& context) {
+  context.on_cuda() ? cuda::NormFwd(args, context.cuda()) : cpu::NormFwd(args, context.cpu());
+}
+inline void NormBwd(const NormBwdArgs& args, RankContext& context) {
+  context.on_cuda() ? cuda::NormBwd(args, context.cuda()) : cpu::NormBwd(args, context.cpu());
+}
+
 }  // namespace shardit

@@ -9,9 +9,9 @@ namespace shardit {
 inline NormShape NormShapeOf(const Tensor& x_NTD) { return {x_NTD.dim(0), x_NTD.dim(1), x_NTD.dim(2)}; }
 
 // [N, D] with contiguous rows, or [D]: one row for all images.
-inline ImageRows RowsOf(const Tensor& tensor) { return {tensor.data(), tensor.ndim() == 1 ? 0 : tensor.stride(0)}; }
+inline ImageRows RowsOf(const Tensor& tensor) { return {tensor.ref(), tensor.ndim() == 1 ? 0 : tensor.stride(0)}; }
 inline ImageRowsGrad RowsOf(const GradDestination& grad) {
-  return {grad.tensor.data(), grad.tensor.ndim() == 1 ? 0 : grad.tensor.stride(0), grad.accumulate};
+  return {grad.tensor.ref(), grad.tensor.ndim() == 1 ? 0 : grad.tensor.stride(0), grad.accumulate};
 }
 
 // CHECKs that x is a dense [N, T, D].

@@ -4,7 +4,7 @@
 #include <utility>
 
 #include "core/ops/linear_product.h"
-#include "core/ops/tokens.h"
+#include "core/tensor/copy_rows.h"
 
 namespace shardit {
 namespace {
@@ -31,18 +31,18 @@ Var PatchProjection(Tape& tape, const Tensor& patches_NTE, const Var& w, const V
   CHECK(w.value().elements() == out * in && b.shape() == Shape({out}) && position_TD.shape() == Shape({tokens, out}))
       << "[patch_projection] patches " << patches_NTE.shape() << ", w " << w.shape() << ", b " << b.shape()
       << ", position " << position_TD.shape();
-  Tensor y = Tensor::Empty(tape.allocator(), {batch, tokens, out});
+  Tensor y = Tensor::Empty(tape.allocator(), {batch, tokens, out}, patches_NTE.dtype());
   // The position table is laid down first; the product, with its bias, is added on top as it is stored.
-  cpu::CopyRows({.source = position_TD.data(),
-                 .source_stride = 0,
-                 .destination = y.data(),
-                 .destination_stride = tokens * out,
-                 .images = batch,
-                 .count = tokens * out},
-                tape.context().cpu());
+  CopyRows({.source = position_TD.ref(),
+            .source_stride = 0,
+            .destination = y.ref(),
+            .destination_stride = tokens * out,
+            .rows = batch,
+            .count = tokens * out},
+           tape.context());
   GemmArgs gemm = LinearForward(patches_NTE, w.value(), b.value(), y);
   gemm.accumulate = true;
-  cpu::Gemm(gemm, tape.context().cpu());
+  Gemm(gemm, tape.context());
   if (!tape.Records({&w, &b})) return Var(std::move(y));
   return tape.Record(std::make_unique<PatchProjectionNode>(patches_NTE), {w, b}, {y}, {patches_NTE})[0];
 }

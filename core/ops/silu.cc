@@ -11,15 +11,17 @@ class SiluNode : public Node {
   explicit SiluNode(Tensor x) : Node(1), x_(std::move(x)) {}
   const char* name() const override { return "silu"; }
 
+  // A sum over many readers loses digits in bf16.
+  Tensor GradStorage(RankContext& context, int output) override {
+    return x_.dtype() == DType::kF32 ? Tensor() : Tensor::Empty(context.allocator(), x_.shape(), DType::kF32);
+  }
+
   void Backward(RankContext& context) override {
     const GradDestination dx = Destination(context, 0);
     CHECK(dx.tensor.is_dense()) << "[silu] gradient strides " << dx.tensor.strides();
-    cpu::SiluBwd({.x = x_.data(),
-                  .dy = Grad().data(),
-                  .dx = dx.tensor.data(),
-                  .accumulate = dx.accumulate,
-                  .count = x_.elements()},
-                 context.cpu());
+    SiluBwd(
+        {.x = x_.ref(), .dy = Grad().ref(), .dx = dx.tensor.ref(), .accumulate = dx.accumulate, .count = x_.elements()},
+        context);
   }
 
  private:
@@ -30,8 +32,8 @@ class SiluNode : public Node {
 
 Var Silu(Tape& tape, const Var& x) {
   CHECK(x.value().is_dense()) << "[silu] x " << x.shape() << " with strides " << x.value().strides();
-  Tensor y = Tensor::Empty(tape.allocator(), x.shape());
-  cpu::SiluFwd({.x = x.value().data(), .y = y.data(), .count = y.elements()}, tape.context().cpu());
+  Tensor y = Tensor::Empty(tape.allocator(), x.shape(), x.value().dtype());
+  SiluFwd({.x = x.value().ref(), .y = y.ref(), .count = y.elements()}, tape.context());
   if (!tape.Records({&x})) return Var(std::move(y));
   return tape.Record(std::make_unique<SiluNode>(x.value()), {x}, {std::move(y)}, {x.value()})[0];
 }

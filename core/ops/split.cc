@@ -9,20 +9,19 @@ namespace {
 
 class SplitNode : public Node {
  public:
-  SplitNode(Shape shape, int parts) : Node(parts), shape_(shape), parts_(parts) {}
+  SplitNode(Shape shape, DType dtype, int parts) : Node(parts), shape_(shape), dtype_(dtype), parts_(parts) {}
 
   const char* name() const override { return "split"; }
 
   Tensor GradStorage(RankContext& context, int output) override {
-    if (!grad_.defined()) grad_ = Tensor::Empty(context.allocator(), shape_);
+    if (!grad_.defined()) grad_ = Tensor::Empty(context.allocator(), shape_, dtype_);
     return Part(output);
   }
 
   void Backward(RankContext& context) override {
     for (int i = 0; i < parts_; ++i) {
       if (Grad(i).defined()) continue;
-      const Tensor unused = Part(i);
-      for (int64_t row = 0; row < shape_[0]; ++row) unused.Narrow(0, row, 1).Zero();
+      Part(i).Zero();
     }
     Deliver(context, 0, std::move(grad_));
   }
@@ -34,6 +33,7 @@ class SplitNode : public Node {
   }
 
   const Shape shape_;
+  const DType dtype_;
   const int parts_;
   Tensor grad_;  // the parts' gradients, side by side
 };
@@ -51,7 +51,8 @@ std::vector<Var> SplitColumns(Tape& tape, const Var& x_NE, int64_t parts) {
     for (Tensor& view : views) constants.emplace_back(std::move(view));
     return constants;
   }
-  return tape.Record(std::make_unique<SplitNode>(x.shape(), static_cast<int>(parts)), {x_NE}, std::move(views), {});
+  return tape.Record(std::make_unique<SplitNode>(x.shape(), x.dtype(), static_cast<int>(parts)), {x_NE},
+                     std::move(views), {});
 }
 
 }  // namespace shardit

@@ -3,6 +3,8 @@
 #include <memory>
 #include <utility>
 
+#include "core/tensor/copy_rows.h"
+
 namespace shardit {
 namespace {
 
@@ -15,25 +17,25 @@ struct TokenRange {
 // whole[:, range] = part, or part (+)= whole[:, range]; the side that is not `whole` is [N, D] or [N, tokens, D].
 void CopyIn(RankContext& context, const Tensor& part, const Tensor& whole, TokenRange range) {
   const int64_t width = whole.dim(2);
-  cpu::CopyRows({.source = part.data(),
-                 .source_stride = part.stride(0),
-                 .destination = whole.data() + range.first * width,
-                 .destination_stride = whole.stride(0),
-                 .images = whole.dim(0),
-                 .count = range.tokens * width},
-                context.cpu());
+  CopyRows({.source = part.ref(),
+            .source_stride = part.stride(0),
+            .destination = whole.ref().At(range.first * width),
+            .destination_stride = whole.stride(0),
+            .rows = whole.dim(0),
+            .count = range.tokens * width},
+           context);
 }
 
 void CopyOut(RankContext& context, const Tensor& whole, TokenRange range, const GradDestination& part) {
   const int64_t width = whole.dim(2);
-  cpu::CopyRows({.source = whole.data() + range.first * width,
-                 .source_stride = whole.stride(0),
-                 .destination = part.tensor.data(),
-                 .destination_stride = part.tensor.stride(0),
-                 .accumulate = part.accumulate,
-                 .images = whole.dim(0),
-                 .count = range.tokens * width},
-                context.cpu());
+  CopyRows({.source = whole.ref().At(range.first * width),
+            .source_stride = whole.stride(0),
+            .destination = part.tensor.ref(),
+            .destination_stride = part.tensor.stride(0),
+            .accumulate = part.accumulate,
+            .rows = whole.dim(0),
+            .count = range.tokens * width},
+           context);
 }
 
 class JoinTokensNode : public Node {
@@ -62,18 +64,17 @@ class KeepTokensNode : public Node {
     const GradDestination dx = Destination(context, 0);
     CHECK(dx.tensor.is_dense()) << "[keep_tokens] gradient strides " << dx.tensor.strides();
     const int64_t width = dx.tensor.dim(2);
-    cpu::CopyRows({.source = Grad().data(),
-                   .source_stride = keep_ * width,
-                   .destination = dx.tensor.data(),
-                   .destination_stride = dx.tensor.stride(0),
-                   .accumulate = dx.accumulate,
-                   .images = dx.tensor.dim(0),
-                   .count = keep_ * width},
-                  context.cpu());
+    CopyRows({.source = Grad().ref(),
+              .source_stride = keep_ * width,
+              .destination = dx.tensor.ref(),
+              .destination_stride = dx.tensor.stride(0),
+              .accumulate = dx.accumulate,
+              .rows = dx.tensor.dim(0),
+              .count = keep_ * width},
+             context);
     if (dx.accumulate) return;
-    for (int64_t n = 0; n < dx.tensor.dim(0); ++n) {
-      dx.tensor.Narrow(0, n, 1).Narrow(1, keep_, dx.tensor.dim(1) - keep_).Zero();
-    }
+    const int64_t dropped = (dx.tensor.dim(1) - keep_) * width;
+    dx.tensor.Reshape({dx.tensor.dim(0), dx.tensor.dim(1) * width}).Narrow(1, keep_ * width, dropped).Zero();
   }
 
  private:
@@ -94,7 +95,7 @@ Var Join(Tape& tape, const char* name, std::vector<Var> parts) {
     ranges.push_back({tokens, value.ndim() == 2 ? 1 : value.dim(1)});
     tokens += ranges.back().tokens;
   }
-  Tensor whole = Tensor::Empty(tape.allocator(), {images, tokens, width});
+  Tensor whole = Tensor::Empty(tape.allocator(), {images, tokens, width}, parts[0].value().dtype());
   bool records = false;
   for (size_t i = 0; i < parts.size(); ++i) {
     CopyIn(tape.context(), parts[i].value(), whole, ranges[i]);
@@ -123,14 +124,14 @@ Var KeepTokens(Tape& tape, const Var& x_NSD, int64_t keep) {
   const Tensor& x = x_NSD.value();
   CHECK(x.ndim() == 3 && x.is_dense() && keep >= 0 && keep <= x.dim(1))
       << "[keep_tokens] x " << x.shape() << ", keep " << keep;
-  Tensor kept = Tensor::Empty(tape.allocator(), {x.dim(0), keep, x.dim(2)});
-  cpu::CopyRows({.source = x.data(),
-                 .source_stride = x.stride(0),
-                 .destination = kept.data(),
-                 .destination_stride = keep * x.dim(2),
-                 .images = x.dim(0),
-                 .count = keep * x.dim(2)},
-                tape.context().cpu());
+  Tensor kept = Tensor::Empty(tape.allocator(), {x.dim(0), keep, x.dim(2)}, x.dtype());
+  CopyRows({.source = x.ref(),
+            .source_stride = x.stride(0),
+            .destination = kept.ref(),
+            .destination_stride = keep * x.dim(2),
+            .rows = x.dim(0),
+            .count = keep * x.dim(2)},
+           tape.context());
   if (!tape.Records({&x_NSD})) return Var(std::move(kept));
   return tape.Record(std::make_unique<KeepTokensNode>(keep), {x_NSD}, {std::move(kept)}, {})[0];
 }

@@ -4,7 +4,7 @@
 //   AppendTokens:  [N, T, D], t [N, D], y [N, D] -> [N, T + 2, D], t and y last
 //   KeepTokens:    [N, S, D] -> [N, keep, D], the first `keep`; the gradient of the others is 0
 //   StackTokens:   t [N, D], y [N, D] -> [N, 2, D]
-// All dense, except that t and y and their gradients may have any row stride. Copies: fp32 bits pass through unchanged.
+// All dense, except that t and y and their gradients may have any row stride. Copies: bits pass through unchanged.
 // Saved: nothing. Failure: shapes that do not fit are a CHECK.
 #pragma once
 
@@ -16,21 +16,4 @@ Var AppendTokens(Tape& tape, const Var& x_NTD, const Var& t_ND, const Var& y_ND)
 Var KeepTokens(Tape& tape, const Var& x_NSD, int64_t keep);
 Var StackTokens(Tape& tape, const Var& t_ND, const Var& y_ND);
 
-// For every image n: `count` contiguous elements from source + n * source_stride to destination +
-// n * destination_stride, overwriting or adding.
-struct CopyRowsArgs {
-  const float* source = nullptr;
-  int64_t source_stride = 0;
-  float* destination = nullptr;
-  int64_t destination_stride = 0;
-  bool accumulate = false;
-  int64_t images = 0;
-  int64_t count = 0;
-};
-
-namespace cpu {
-
-void CopyRows(const CopyRowsArgs& args, CpuContext& context);
-
-}  // namespace cpu
 }  // namespace shardit

@@ -14,8 +14,7 @@ class UnpatchifyNode : public Node {
   void Backward(RankContext& context) override {
     const GradDestination dx = Destination(context, 0);
     CHECK(dx.tensor.is_dense()) << "[unpatchify] gradient strides " << dx.tensor.strides();
-    cpu::UnpatchifyBwd({.shape = shape_, .dy = Grad().data(), .dx = dx.tensor.data(), .accumulate = dx.accumulate},
-                       context.cpu());
+    UnpatchifyBwd({.shape = shape_, .dy = Grad().data(), .dx = dx.tensor.ref(), .accumulate = dx.accumulate}, context);
   }
 
  private:
@@ -32,7 +31,7 @@ Var Unpatchify(Tape& tape, const Var& x_NTE, int64_t channels, int64_t patch, in
   const UnpatchifyShape shape{
       .images = x.dim(0), .channels = channels, .patch = patch, .grid_h = grid_h, .grid_w = grid_w};
   Tensor y = Tensor::Empty(tape.allocator(), {shape.images, channels, grid_h * patch, grid_w * patch});
-  cpu::UnpatchifyFwd({.shape = shape, .x = x.data(), .y = y.data()}, tape.context().cpu());
+  UnpatchifyFwd({.shape = shape, .x = x.ref(), .y = y.data()}, tape.context());
   if (!tape.Records({&x_NTE})) return Var(std::move(y));
   return tape.Record(std::make_unique<UnpatchifyNode>(shape), {x_NTE}, {std::move(y)}, {})[0];
 }

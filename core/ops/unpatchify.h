@@ -2,12 +2,14 @@
 // decoder").
 //
 //   x [N, T, p p C] dense, T = grid_h grid_w tokens row-major, columns in the order (row in patch, column in patch,
-//   channel); y [N, C, grid_h p, grid_w p]. A permutation: backward is its inverse. fp32. Saved: nothing.
+//   channel); y [N, C, grid_h p, grid_w p]. A permutation: backward is its inverse. y and dy are fp32,
+//   x and dx of one type. Saved: nothing.
 // Note that the column order differs from Patchify's (patch_embed.h), as the ecosystem's checkpoints have it.
 // Failure: shapes that do not fit are a CHECK.
 #pragma once
 
 #include "core/autograd/tape.h"
+#include "core/tensor/elements.h"
 
 namespace shardit {
 
@@ -23,14 +25,14 @@ struct UnpatchifyShape {
 
 struct UnpatchifyFwdArgs {
   UnpatchifyShape shape;
-  const float* x = nullptr;
+  ConstElements x;
   float* y = nullptr;
 };
 
 struct UnpatchifyBwdArgs {
   UnpatchifyShape shape;
   const float* dy = nullptr;
-  float* dx = nullptr;
+  Elements dx;
   bool accumulate = false;
 };
 
@@ -40,4 +42,19 @@ void UnpatchifyFwd(const UnpatchifyFwdArgs& args, CpuContext& context);
 void UnpatchifyBwd(const UnpatchifyBwdArgs& args, CpuContext& context);
 
 }  // namespace cpu
+namespace cuda {
+
+void UnpatchifyFwd(const UnpatchifyFwdArgs& args, CudaContext& context);
+void UnpatchifyBwd(const UnpatchifyBwdArgs& args, CudaContext& context);
+
+}  // namespace cuda
+
+// Where the rank computes.
+inline void UnpatchifyFwd(const UnpatchifyFwdArgs& args, RankContext& context) {
+  context.on_cuda() ? cuda::UnpatchifyFwd(args, context.cuda()) : cpu::UnpatchifyFwd(args, context.cpu());
+}
+inline void UnpatchifyBwd(const UnpatchifyBwdArgs& args, RankContext& context) {
+  context.on_cuda() ? cuda::UnpatchifyBwd(args, context.cuda()) : cpu::UnpatchifyBwd(args, context.cpu());
+}
+
 }  // namespace shardit

@@ -6,6 +6,7 @@
 
 #include "core/base/check.h"
 #include "core/base/math.h"
+#include "core/tensor/device_memory.h"
 
 namespace shardit {
 namespace {
@@ -70,14 +71,14 @@ void* Allocator::Allocate(int64_t bytes, MemoryOwner owner) {
 }
 
 void* Allocator::AskSystem(int64_t size) {
-  CHECK(device_.is_cpu()) << "no allocator for device " << device_ << " in this build";
   if (plan_ != nullptr) {
     const uintptr_t address = kPlannedBegin + static_cast<uintptr_t>(planned_bytes_);
     planned_bytes_ += size;
     CHECK(address + static_cast<uintptr_t>(size) <= kPlannedEnd) << "no planned addresses left";
     return reinterpret_cast<void*>(address);
   }
-  void* block = std::aligned_alloc(kAlignment, static_cast<size_t>(size));
+  void* block = device_.is_cpu() ? std::aligned_alloc(kAlignment, static_cast<size_t>(size))
+                                 : cuda::AllocateDeviceMemory(device_, size);
   CHECK(block != nullptr) << "out of memory: " << size << " bytes requested, " << stats_.bytes_in_use - size
                           << " in use, " << stats_.bytes_reserved << " reserved on " << device_;
   return block;
@@ -106,7 +107,7 @@ void Allocator::Trim() {
   std::lock_guard lock(mutex_);
   for (auto& [size, blocks] : cache_) {
     if (plan_ == nullptr) {
-      for (void* block : blocks) std::free(block);
+      for (void* block : blocks) device_.is_cpu() ? std::free(block) : cuda::FreeDeviceMemory(device_, block);
     }
     stats_.bytes_reserved -= size * static_cast<int64_t>(blocks.size());
   }

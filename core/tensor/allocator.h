@@ -43,13 +43,16 @@ struct AllocatorStats {
 
 class Allocator {
  public:
-  // With `plan`, which outlives it, a planning allocator.
-  explicit Allocator(Device device, CostRecorder* plan = nullptr) : device_(device), plan_(plan) {}
+  // With `plan`, which outlives it, a planning allocator. On a GPU, blocks are for use in the order of `stream`: one
+  // that is freed may be given out again at once.
+  explicit Allocator(Device device, CostRecorder* plan = nullptr, Stream stream = {})
+      : device_(device), plan_(plan), stream_(stream) {}
   ~Allocator();
   Allocator(const Allocator&) = delete;
   Allocator& operator=(const Allocator&) = delete;
 
   Device device() const { return device_; }
+  Stream stream() const { return stream_; }
   // Not null where this is a planning allocator.
   CostRecorder* plan() const { return plan_; }
   // True for the addresses that planning allocators give out.
@@ -77,6 +80,7 @@ class Allocator {
 
   const Device device_;
   CostRecorder* const plan_;
+  const Stream stream_;
   std::atomic<MemoryOwner> owner_ = MemoryOwner::kActivations;
   mutable std::mutex mutex_;
   std::map<int64_t, std::vector<void*>> cache_;  // size class -> free blocks

@@ -3,6 +3,8 @@
 #include <cstring>
 #include <utility>
 
+#include "core/tensor/device_memory.h"
+
 namespace shardit {
 
 Tensor::Storage::~Storage() {
@@ -70,9 +72,17 @@ Tensor Tensor::Narrow(int dim, int64_t begin, int64_t size) const {
 }
 
 void Tensor::Zero() const {
-  CHECK(is_dense()) << "[zero] " << shape_ << " with strides " << strides_;
+  const bool dense = is_dense();
+  CHECK(dense || (ndim() == 2 && strides_[1] == 1)) << "[zero] " << shape_ << " with strides " << strides_;
   if (CostRecorder* planned = plan()) return planned->Add({"zero", 0, static_cast<double>(bytes())});
-  std::memset(raw(), 0, static_cast<size_t>(bytes()));
+  const int64_t rows = dense ? 1 : shape_[0], row_bytes = rows == 0 ? 0 : bytes() / rows;
+  const int64_t pitch = dense ? row_bytes : strides_[0] * SizeOf(dtype_);
+  if (!device().is_cpu()) {
+    return cuda::Zero2dAsync(raw(), pitch, row_bytes, rows, storage_->allocator->stream());
+  }
+  for (int64_t row = 0; row < rows; ++row) {
+    std::memset(static_cast<char*>(raw()) + row * pitch, 0, static_cast<size_t>(row_bytes));
+  }
 }
 
 void Tensor::CopyFrom(const Tensor& source) const {
@@ -80,6 +90,10 @@ void Tensor::CopyFrom(const Tensor& source) const {
       << "[copy] " << source.shape_ << " " << Name(source.dtype_) << " to " << shape_ << " " << Name(dtype_);
   CostRecorder* planned = plan() != nullptr ? plan() : source.plan();
   if (planned != nullptr) return planned->Add({"copy", 0, 2.0 * static_cast<double>(bytes())});
+  const Allocator* on_device = !device().is_cpu()          ? storage_->allocator
+                               : !source.device().is_cpu() ? source.storage_->allocator
+                                                           : nullptr;
+  if (on_device != nullptr) return cuda::CopyAsync(raw(), source.raw(), bytes(), on_device->stream());
   std::memcpy(raw(), source.raw(), static_cast<size_t>(bytes()));
 }
 

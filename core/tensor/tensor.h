@@ -13,6 +13,7 @@
 
 #include "core/tensor/allocator.h"
 #include "core/tensor/dtype.h"
+#include "core/tensor/elements.h"
 #include "core/tensor/shape.h"
 
 namespace shardit {
@@ -47,6 +48,11 @@ class Tensor {
     CHECK(DTypeOf<T>() == dtype_) << "tensor is " << Name(dtype_) << ", asked for " << Name(DTypeOf<T>());
     return reinterpret_cast<T*>(static_cast<char*>(storage_->data)) + offset_;
   }
+  // The first element, with its type: an operand of a kernel.
+  Elements ref() const {
+    CHECK(storage_ != nullptr) << "tensor " << shape_ << " has no storage";
+    return {raw(), dtype_};
+  }
   void* raw() const { return static_cast<char*>(storage_->data) + offset_ * SizeOf(dtype_); }
 
   // Views. Reshape needs a dense tensor and the same number of elements.
@@ -54,6 +60,10 @@ class Tensor {
   // Elements [begin, begin + size) along `dim`.
   Tensor Narrow(int dim, int64_t begin, int64_t size) const;
 
+  // Where the elements lie: borrowed memory is the host's.
+  Device device() const {
+    return storage_ != nullptr && storage_->allocator != nullptr ? storage_->allocator->device() : Device::Cpu();
+  }
   // Not null where the storage is a planning allocator's: its elements are not there, and whoever would read or write
   // them records the cost here instead.
   CostRecorder* plan() const {
@@ -64,9 +74,12 @@ class Tensor {
   const void* storage_id() const { return storage_.get(); }
   int64_t storage_bytes() const { return storage_ ? storage_->bytes : 0; }
 
-  // Sets every element to zero; dense tensors only.
+  // Sets every element to zero; dense tensors, and rows ([N, D] whose last dim is contiguous). On a GPU in the order of
+  // the allocator's stream.
   void Zero() const;
-  // Copies the elements of a dense tensor of the same shape and dtype into this dense tensor.
+  // Copies the elements of a dense tensor of the same shape and dtype into this dense tensor. With one of them on a
+  // GPU, in the order of its allocator's stream: host memory that it reads or writes must stay until that is done,
+  // unless it is pageable and read, which is then done when the call returns.
   void CopyFrom(const Tensor& source) const;
 
  private:

@@ -7,23 +7,23 @@
 
 namespace shardit {
 
-void FoldCounter::Add(ThreadPool& pool, Tensor next) {
+void FoldCounter::Add(RankContext& context, Tensor next) {
   for (Tensor& level : levels_) {
     if (!level.defined()) {
       level = std::move(next);
       return;
     }
-    Accumulate(pool, level, next);
+    Accumulate(context, level, next);
     next = std::exchange(level, Tensor());
   }
   levels_.push_back(std::move(next));
 }
 
-Tensor FoldCounter::Take(ThreadPool& pool) {
+Tensor FoldCounter::Take(RankContext& context) {
   Tensor sum;
   for (Tensor& level : levels_) {
     if (!level.defined()) continue;
-    if (sum.defined()) Accumulate(pool, level, sum);
+    if (sum.defined()) Accumulate(context, level, sum);
     sum = std::move(level);
   }
   CHECK(sum.defined()) << "[fold] nothing was added";

@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "core/base/thread_pool.h"
+#include "core/tensor/rank_context.h"
 #include "core/tensor/tensor.h"
 
 namespace shardit {
@@ -13,9 +13,9 @@ namespace shardit {
 class FoldCounter {
  public:
   // Takes the next tensor, dense fp32 and of the same shape as all others, and may overwrite it.
-  void Add(ThreadPool& pool, Tensor next);
+  void Add(RankContext& context, Tensor next);
   // The sum of all that was added (at least one); the counter starts afresh.
-  Tensor Take(ThreadPool& pool);
+  Tensor Take(RankContext& context);
 
  private:
   std::vector<Tensor> levels_;  // level l: undefined, or the sum of 2^l consecutive tensors

@@ -185,9 +185,9 @@ void GradReducer::AfterTensor(Flight flight) {
     return;
   }
   BucketState& bucket = buckets_[flight.bucket];
-  bucket.fold.Add(context_.pool(), std::move(flight.data));
+  bucket.fold.Add(context_, std::move(flight.data));
   if (++bucket.rounds_summed < micro_batches_) return;
-  FlatBucket(flight.bucket).CopyFrom(bucket.fold.Take(context_.pool()));
+  FlatBucket(flight.bucket).CopyFrom(bucket.fold.Take(context_));
   bucket.flat_ready = true;
   SendFlatInOrder();
 }
@@ -246,10 +246,10 @@ void GradReducer::AddPart(size_t b, const Tensor& part) {
   BucketState& bucket = buckets_[b];
   const bool last = ++bucket.rounds_summed == micro_batches_;
   if (!options_.deterministic) {
-    if (bucket.rounds_summed > 1) Accumulate(context_.pool(), ShardOf(b), part);
+    if (bucket.rounds_summed > 1) Accumulate(context_, ShardOf(b), part);
   } else if (micro_batches_ > 1) {
-    bucket.fold.Add(context_.pool(), part);
-    if (last) ShardOf(b).CopyFrom(bucket.fold.Take(context_.pool()));
+    bucket.fold.Add(context_, part);
+    if (last) ShardOf(b).CopyFrom(bucket.fold.Take(context_));
   }
 }
 

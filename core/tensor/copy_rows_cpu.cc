@@ -1,16 +1,18 @@
 #include <algorithm>
 #include <cstring>
 
-#include "core/ops/tokens.h"
+#include "core/tensor/copy_rows.h"
 
 namespace shardit::cpu {
 
 void CopyRows(const CopyRowsArgs& args, CpuContext& context) {
-  const double bytes = (args.accumulate ? 12.0 : 8.0) * static_cast<double>(args.images * args.count);
+  const int64_t passes = args.accumulate ? 2 : 1;  // over the destination
+  const double bytes = static_cast<double>((SizeOf(args.source.dtype()) + passes * SizeOf(args.destination.dtype())) *
+                                           args.rows * args.count);
   if (context.Planned({"copy_rows", 0, bytes})) return;
   constexpr int64_t kGrain = 16384;  // elements: below it, waking a thread costs more than it saves
   const int64_t grain = kGrain / std::max<int64_t>(1, args.count);
-  context.pool.ParallelFor(args.images, grain, [&](int64_t begin, int64_t end, int) {
+  context.pool.ParallelFor(args.rows, grain, [&](int64_t begin, int64_t end, int) {
     for (int64_t n = begin; n < end; ++n) {
       const float* from = args.source + n * args.source_stride;
       float* to = args.destination + n * args.destination_stride;

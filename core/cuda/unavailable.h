@@ -1,10 +1,13 @@
+// For the stand-ins of a build without CUDA code (*_none.cc).
+#pragma once
+
 #include "core/base/check.h"
-#include "core/cuda/rng_fill.h"
 
 namespace shardit::cuda {
 
-void FillOnDevice(const RngKey& key, uint64_t first, int64_t count, bool normal, float* host_out) {
+[[noreturn]] inline void Unavailable() {
   CHECK(false) << "this build has no CUDA code: ask Devices() first";
+  __builtin_unreachable();
 }
 
 }  // namespace shardit::cuda

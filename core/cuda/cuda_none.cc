@@ -1,0 +1,14 @@
+// Stands in for core/cuda/*.cu in a build without CUDA.
+#include "core/cuda/device_query.h"
+#include "core/cuda/rng_fill.h"
+#include "core/cuda/unavailable.h"
+#include "core/tensor/cuda_context.h"
+
+namespace shardit::cuda {
+
+std::vector<DeviceInfo> Devices() { return {}; }
+bool Built() { return false; }
+std::unique_ptr<Runtime> Runtime::Make(Device device, const CudaOptions& options) { return nullptr; }
+void FillOnDevice(const RngKey& key, uint64_t first, int64_t count, bool normal, float* host_out) { Unavailable(); }
+
+}  // namespace shardit::cuda

@@ -1,0 +1,30 @@
+// Stands in for core/ops/*.cu in a build without CUDA: a kernel that has no line here is a link error there.
+#include "core/cuda/unavailable.h"
+#include "core/ops/attention_kernel.h"
+#include "core/ops/embedding.h"
+#include "core/ops/gated_residual.h"
+#include "core/ops/gemm.h"
+#include "core/ops/norm_kernel.h"
+#include "core/ops/patch_embed.h"
+#include "core/ops/silu.h"
+#include "core/ops/timestep_embedding.h"
+#include "core/ops/unpatchify.h"
+
+namespace shardit::cuda {
+
+void Add(const AddArgs& args, CudaContext& context) { Unavailable(); }
+void AttentionBwd(const AttentionBwdArgs& args, CudaContext& context) { Unavailable(); }
+void AttentionFwd(const AttentionFwdArgs& args, CudaContext& context) { Unavailable(); }
+void EmbeddingBwd(const EmbeddingBwdArgs& args, CudaContext& context) { Unavailable(); }
+void EmbeddingFwd(const EmbeddingFwdArgs& args, CudaContext& context) { Unavailable(); }
+void Gemm(const GemmArgs& args, CudaContext& context) { Unavailable(); }
+void NormBwd(const NormBwdArgs& args, CudaContext& context) { Unavailable(); }
+void NormFwd(const NormFwdArgs& args, CudaContext& context) { Unavailable(); }
+void Patchify(const PatchifyArgs& args, CudaContext& context) { Unavailable(); }
+void SiluBwd(const SiluBwdArgs& args, CudaContext& context) { Unavailable(); }
+void SiluFwd(const SiluFwdArgs& args, CudaContext& context) { Unavailable(); }
+void TimestepFeatures(const TimestepFeaturesArgs& args, CudaContext& context) { Unavailable(); }
+void UnpatchifyBwd(const UnpatchifyBwdArgs& args, CudaContext& context) { Unavailable(); }
+void UnpatchifyFwd(const UnpatchifyFwdArgs& args, CudaContext& context) { Unavailable(); }
+
+}  // namespace shardit::cuda
