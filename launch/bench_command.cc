@@ -83,7 +83,7 @@ Row BenchAttention(RankContext& context, int64_t runs) {
   constexpr int64_t kBatch = 4, kTokens = 256, kHeads = 6, kHeadDim = 64, kRow = kHeads * kHeadDim;
   std::vector<float> qkv(kBatch * kTokens * 3 * kRow, 0.1f), out(kBatch * kTokens * kRow);
   const auto part = [&](int64_t p) {
-    return HeadsView<const float>{qkv.data() + p * kRow, kTokens * 3 * kRow, 3 * kRow, kHeadDim};
+    return ConstHeadsView{qkv.data() + p * kRow, kTokens * 3 * kRow, 3 * kRow, kHeadDim};
   };
   AttentionFwdArgs args;
   args.shape = {

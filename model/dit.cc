@@ -54,6 +54,7 @@ Dit::Dit(const DitConfig& config)
   CHECK(config.Validate().ok()) << config.Validate().message();
   const int64_t d = config.width, p = config.patch;
   position_table_ = Tensor::Borrow(position_values_.data(), {config.tokens(), d});
+  placed_table_ = position_table_;
 
   // Where tokens are cut over the tensor axis, each rank embeds and finishes its own.
   patch_weight_ = &parameters_.Add("x_embedder.proj.weight", {d, config.channels, p, p},
@@ -84,6 +85,12 @@ Dit::Dit(const DitConfig& config)
 }
 
 Dit::~Dit() = default;
+
+void Dit::PlaceConstants(Allocator& allocator) {
+  if (allocator.device().is_cpu()) return;
+  placed_table_ = Tensor::Empty(allocator, position_table_.shape());
+  if (allocator.plan() == nullptr) placed_table_.FromHost(position_values_.data());
+}
 
 Var Dit::Forward(Tape& tape, const DitInput& input, const DitForwardOptions& options) const {
   return ForwardUnits(tape, {0, units()}, &input, {}, options).x_NTD;
@@ -163,12 +170,15 @@ Var Dit::Seams::Row(Tape& tape, const LinearLayer& layer, const Var& x_NTD) cons
 DitFlow Dit::Embed(Tape& tape, const DitInput& input, const DitForwardOptions& options) const {
   const Shape expected{input.x_NCHW.dim(0), config_.channels, config_.side, config_.side};
   CHECK(input.x_NCHW.shape() == expected) << "[dit] x " << input.x_NCHW.shape() << ", expected " << expected;
-  const Var frequencies(TimestepEmbedding(tape.context(), input.t_N, kTimestepFrequencies));
+  const DType dtype = patch_weight_->value.dtype();
+  CHECK(tape.context().planning() || placed_table_.device() == tape.context().device())
+      << "[dit] constants on " << placed_table_.device() << ", the rank computes on " << tape.context().device();
+  const Var frequencies(TimestepEmbedding(tape.context(), input.t_N, kTimestepFrequencies, dtype));
   const Var t_ND = timestep_out_(tape, Silu(tape, timestep_in_(tape, frequencies)));
   const Var y_ND = Embedding(tape, Var(*label_table_), input.y_N);
-  const Tensor patches_NTE = Patchify(tape.context(), input.x_NCHW, static_cast<int>(config_.patch));
+  const Tensor patches_NTE = Patchify(tape.context(), input.x_NCHW, config_.patch, dtype);
   DitFlow flow;
-  flow.x_NTD = PatchProjection(tape, patches_NTE, Var(*patch_weight_), Var(*patch_bias_), position_table_);
+  flow.x_NTD = PatchProjection(tape, patches_NTE, Var(*patch_weight_), Var(*patch_bias_), placed_table_);
   const TensorAxis* axis = options.tensor_axis;
   switch (config_.conditioning) {
     case Conditioning::kAdaLnZero:

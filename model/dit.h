@@ -5,6 +5,9 @@
 // The model is a chain of units: unit 0 is the embedding (patches, timestep, label), unit 1 + i is block i, the last is
 // the final layer. What flows between them is a DitFlow.
 //
+// Types: the model computes in the type of its parameters' values, fp32 or (on a GPU) bf16; latents and output are
+// fp32.
+//
 // Shape letters: N batch, T tokens, D width, H heads, K head dim, C channels, E patch elements; x_NTD is [N, T, D].
 //
 // Parameter names and shapes are those of the published weights (x_embedder, t_embedder, y_embedder, blocks.N,
@@ -80,8 +83,11 @@ class Dit {
   // Shape of DitFlow::condition for `images` images; no dims where it is undefined.
   Shape condition_shape(int64_t images) const;
 
-  // Fixed 2-D sin-cos table [T, D], computed in fp64 (first half of D from the column, second half from the row).
+  // Fixed 2-D sin-cos table [T, D], computed in fp64 (first half of D from the column, second half from the row); fp32,
+  // in host memory.
   const Tensor& position_table() const { return position_table_; }
+  // Puts the table where the model is to run. Needed before the first Forward on a GPU; `allocator` outlives the model.
+  void PlaceConstants(Allocator& allocator);
 
  private:
   struct Block;
@@ -96,6 +102,7 @@ class Dit {
   ParameterList parameters_;
   std::vector<float> position_values_;
   Tensor position_table_;
+  Tensor placed_table_;  // a copy on the GPU, or the table itself
 
   Parameter* patch_weight_ = nullptr;
   Parameter* patch_bias_ = nullptr;

@@ -7,11 +7,7 @@
 
 #include <cstdint>
 
-#if defined(__CUDACC__)
-#define SHARDIT_HOST_DEVICE __host__ __device__
-#else
-#define SHARDIT_HOST_DEVICE
-#endif
+#include "core/base/host_device.h"
 
 namespace shardit {
 

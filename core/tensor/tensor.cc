@@ -97,4 +97,24 @@ void Tensor::CopyFrom(const Tensor& source) const {
   std::memcpy(raw(), source.raw(), static_cast<size_t>(bytes()));
 }
 
+void Tensor::ToHost(void* out) const {
+  CHECK(is_dense() && plan() == nullptr) << "[to_host] " << shape_ << " with strides " << strides_;
+  if (device().is_cpu()) {
+    std::memcpy(out, raw(), static_cast<size_t>(bytes()));
+    return;
+  }
+  cuda::CopyAsync(out, raw(), bytes(), storage_->allocator->stream());
+  cuda::Synchronize(storage_->allocator->stream());
+}
+
+void Tensor::FromHost(const void* elements) const {
+  CHECK(is_dense() && plan() == nullptr) << "[from_host] " << shape_ << " with strides " << strides_;
+  if (device().is_cpu()) {
+    std::memcpy(raw(), elements, static_cast<size_t>(bytes()));
+    return;
+  }
+  cuda::CopyAsync(raw(), elements, bytes(), storage_->allocator->stream());
+  cuda::Synchronize(storage_->allocator->stream());
+}
+
 }  // namespace shardit

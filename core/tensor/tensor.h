@@ -81,6 +81,9 @@ class Tensor {
   // GPU, in the order of its allocator's stream: host memory that it reads or writes must stay until that is done,
   // unless it is pageable and read, which is then done when the call returns.
   void CopyFrom(const Tensor& source) const;
+  // All elements of a dense tensor to, or from, host memory of the caller; done on return (waits for a GPU).
+  void ToHost(void* out) const;
+  void FromHost(const void* elements) const;
 
  private:
   struct Storage {

@@ -28,14 +28,15 @@ TEST(FaultPlanTest, StrikesOnceAtItsRankAndStep) {
   absl::StatusOr<FaultPlan> plan = FaultPlan::Parse("poison:gradient:rank1:step3,flip:parameter:rank1:step4", 1);
   ASSERT_TRUE(plan.ok()) << plan.status();
   std::vector<float> values(5, 1.0f);
-  EXPECT_FALSE(plan->PoisonGradient(2, values));
-  EXPECT_TRUE(plan->PoisonGradient(3, values));
+  const Tensor tensor = Tensor::Borrow(values.data(), {5});
+  EXPECT_FALSE(plan->PoisonGradient(2, tensor));
+  EXPECT_TRUE(plan->PoisonGradient(3, tensor));
   EXPECT_TRUE(std::isnan(values[2]));
   values[2] = 1.0f;
-  EXPECT_FALSE(plan->PoisonGradient(3, values));
-  EXPECT_TRUE(plan->FlipParameter(4, values));
+  EXPECT_FALSE(plan->PoisonGradient(3, tensor));
+  EXPECT_TRUE(plan->FlipParameter(4, tensor));
   EXPECT_NE(values[0], 1.0f);
-  EXPECT_FALSE(FaultPlan::Parse("poison:gradient:rank1:step3", 0)->PoisonGradient(3, values));
+  EXPECT_FALSE(FaultPlan::Parse("poison:gradient:rank1:step3", 0)->PoisonGradient(3, tensor));
 }
 
 TEST(FaultPlanTest, RefusesWhatItDoesNotKnow) {

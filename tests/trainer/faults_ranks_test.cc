@@ -133,8 +133,8 @@ TEST(ReplicaChecksumTest, IsIndependentOfCutAndOrder) {
   std::vector<float> values(300000);
   for (size_t i = 0; i < values.size(); ++i) values[i] = static_cast<float>(i % 977);
   const uint64_t whole = ChecksumBits(values);
-  ThreadPool pool(3);
-  EXPECT_EQ(ChecksumBits(pool, values), whole);
+  RankContext context(3);
+  EXPECT_EQ(ChecksumBits(context, Tensor::Borrow(values.data(), {300000})), whole);
   const std::span<const float> all = values;
   EXPECT_EQ(ChecksumBits(all.subspan(1000), 1000) + ChecksumBits(all.first(1000)), whole);
   values[5] = -values[5];
@@ -147,13 +147,15 @@ TEST(ReplicaChecksumTest, IsIndependentOfCutAndOrder) {
 
 TEST(ReplicaChecksumTest, NamesTheRankThatDrifted) {
   RunThreadWorld(3, [](World& world) {
-    ThreadPool pool(1);
-    std::vector<float> weights(100, 0.5f), biases(7, 0.25f);
-    const std::vector<ReplicaPart> parts = {{"weights", weights}, {"biases", biases}};
+    const std::vector<float> weights(100, 0.5f);
+    std::vector<float> biases(7, 0.25f);
+    const auto parts = [&] {
+      return std::vector<ReplicaPart>{{"weights", ChecksumBits(weights)}, {"biases", ChecksumBits(biases)}};
+    };
     const std::string place = absl::StrCat("rank ", world.rank(), " on node", world.rank());
-    EXPECT_TRUE(CompareReplicas(world.comm(), pool, parts, place).ok());
+    EXPECT_TRUE(CompareReplicas(world.comm(), parts(), place).ok());
     if (world.rank() == 1) biases[3] = std::nextafter(biases[3], 1.0f);
-    const absl::Status status = CompareReplicas(world.comm(), pool, parts, place);
+    const absl::Status status = CompareReplicas(world.comm(), parts(), place);
     EXPECT_EQ(ExitCodeOf(status), ExitCode::kInternal);
     EXPECT_THAT(status.message(), HasSubstr("rank 1 on node1 against the majority"));
     EXPECT_THAT(status.message(), HasSubstr("biases"));

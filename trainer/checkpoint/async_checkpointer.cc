@@ -63,29 +63,37 @@ absl::Status AsyncCheckpointer::Collect() {
 
 std::optional<CheckpointTiming> AsyncCheckpointer::TakeReport() { return std::exchange(report_, std::nullopt); }
 
-void AsyncCheckpointer::HoldElements(int64_t elements) {
+void AsyncCheckpointer::HoldElements(std::span<const SliceRef> slices) {
+  const int64_t elements = ElementsOf(slices);
   if (elements <= buffer_elements_) return;
-  buffer_.reset();  // before the new one exists: one copy is the bound
-  buffer_ = std::make_unique_for_overwrite<float[]>(static_cast<size_t>(elements));
+  buffer_ = HostBuffer();  // before the new one exists: one copy is the bound
+  // What is fetched comes from a device, which writes to pinned memory at full speed.
+  const bool pinned = std::any_of(slices.begin(), slices.end(), [](const SliceRef& s) { return s.data == nullptr; });
+  buffer_ = HostBuffer(elements * static_cast<int64_t>(sizeof(float)), pinned);
   buffer_elements_ = elements;
 }
 
 void AsyncCheckpointer::Reserve(std::span<const SliceRef> slices) {
   if (!async_) return;
   CHECK(!thread_.joinable()) << "[AsyncCheckpointer] Reserve comes before the first save";
-  const int64_t elements = ElementsOf(slices);
-  HoldElements(elements);
-  std::fill_n(buffer_.get(), elements, 0.0f);
+  HoldElements(slices);
+  std::fill_n(buffer_.as<float>(), ElementsOf(slices), 0.0f);
 }
 
 void AsyncCheckpointer::Snapshot(std::span<const SliceRef> slices) {
-  HoldElements(ElementsOf(slices));
+  HoldElements(slices);
   owned_.assign(slices.begin(), slices.end());
-  float* to = buffer_.get();
+  float* to = buffer_.as<float>();
   for (SliceRef& slice : owned_) {
-    CHECK(slice.data != nullptr) << "[AsyncCheckpointer] " << slice.name << " is not in memory";
     const int64_t count = Volume(slice.box);
-    std::memcpy(to, slice.data, static_cast<size_t>(count) * sizeof(float));
+    if (slice.data != nullptr) {
+      std::memcpy(to, slice.data, static_cast<size_t>(count) * sizeof(float));
+    } else {
+      for (int64_t begin = 0; begin < count; begin += SliceRef::kReadElements) {
+        const absl::Status read = slice.read(begin, std::min(SliceRef::kReadElements, count - begin), to + begin);
+        CHECK(read.ok()) << "[AsyncCheckpointer] " << slice.name << ": " << read.message();
+      }
+    }
     slice.data = to;
     to += count;
   }

@@ -15,6 +15,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "core/tensor/host_buffer.h"
 #include "trainer/checkpoint/checkpoint_writer.h"
 
 namespace shardit {
@@ -38,7 +39,8 @@ class AsyncCheckpointer {
 
   // Waits for the save before. If that one failed, returns its error, once, and does not start this one; the caller
   // decides whether to try again or to stop. Data may change as soon as it returns.
-  // Asynchronous saves take slices with `data` (CHECK).
+  // Asynchronous saves copy slices with `data` from there and fetch the others by `read` at
+  // once, which must not fail (CHECK).
   absl::Status Save(const RunState& state, std::span<const SliceRef> slices);
 
   // Takes and touches the memory for a copy of such slices ahead of the first save, which then stalls for a copy alone
@@ -55,11 +57,11 @@ class AsyncCheckpointer {
   void Snapshot(std::span<const SliceRef> slices);
   void Write(const RunState& state, std::span<const SliceRef> slices);
   absl::Status Collect();
-  void HoldElements(int64_t elements);
+  void HoldElements(std::span<const SliceRef> slices);
 
   CheckpointWriter writer_;
   const bool async_;
-  std::unique_ptr<float[]> buffer_;
+  HostBuffer buffer_;
   int64_t buffer_elements_ = 0;
   std::vector<SliceRef> owned_;  // the slices in flight, pointing into buffer_
   std::thread thread_;

@@ -78,19 +78,21 @@ void FaultPlan::Strike(absl::string_view phase, int64_t step) {
   }
 }
 
-bool FaultPlan::PoisonGradient(int64_t step, std::span<float> gradients) {
-  if (faults_.empty() || gradients.empty() || !Take("poison", "gradient", step)) return false;
-  gradients[gradients.size() / 2] = std::numeric_limits<float>::quiet_NaN();
+bool FaultPlan::PoisonGradient(int64_t step, const Tensor& gradients) {
+  if (faults_.empty() || gradients.elements() == 0 || !Take("poison", "gradient", step)) return false;
+  const int64_t count = gradients.elements();
+  const float poison = std::numeric_limits<float>::quiet_NaN();
+  gradients.Reshape({count}).Narrow(0, count / 2, 1).FromHost(&poison);
   return true;
 }
 
-bool FaultPlan::FlipParameter(int64_t step, std::span<float> parameters) {
-  if (faults_.empty() || parameters.empty() || !Take("flip", "parameter", step)) return false;
-  float& victim = parameters.front();  // never padding
+bool FaultPlan::FlipParameter(int64_t step, const Tensor& parameters) {
+  if (faults_.empty() || parameters.elements() == 0 || !Take("flip", "parameter", step)) return false;
+  const Tensor victim = parameters.Reshape({parameters.elements()}).Narrow(0, 0, 1);  // never padding
   uint32_t bits = 0;
-  std::memcpy(&bits, &victim, sizeof(bits));
+  victim.ToHost(&bits);
   bits ^= 1u << 3;
-  std::memcpy(&victim, &bits, sizeof(bits));
+  victim.FromHost(&bits);
   return true;
 }
 

@@ -20,6 +20,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "core/tensor/tensor.h"
 
 namespace shardit {
 
@@ -36,9 +37,12 @@ class FaultPlan {
   // the rank's beat has been written from this phase, as it would be in a phase of real length.
   void Strike(absl::string_view phase, int64_t step);
 
-  // Poisons `gradients`, or flips a bit of `parameters`, if that is planned for this step. True if it did.
-  bool PoisonGradient(int64_t step, std::span<float> gradients);
-  bool FlipParameter(int64_t step, std::span<float> parameters);
+  // Poisons an element of `gradients`, or flips a bit of `parameters` (both dense fp32), if that is planned for this
+  // step. True if it did; waits for a GPU that holds them.
+  bool PoisonGradient(int64_t step, const Tensor& gradients);
+  bool FlipParameter(int64_t step, const Tensor& parameters);
+  // Nothing is planned, or everything has struck: what a step does is up to its inputs alone.
+  bool empty() const { return faults_.empty(); }
 
  private:
   struct Fault {

@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
+#include "trainer/faults/bit_hash.h"
 #include "trainer/run_config/exit_code.h"
 
 namespace shardit {
@@ -15,14 +16,6 @@ namespace {
 
 constexpr int64_t kGrain = 1 << 16;
 constexpr size_t kMaxNamed = 8;
-
-// The finalizer of splitmix64 (Steele, Lea, Flood, OOPSLA 2014): a bijection in which every input bit moves about half
-// of the output bits.
-uint64_t Mix(uint64_t z) {
-  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ull;
-  z = (z ^ (z >> 27)) * 0x94d049bb133111ebull;
-  return z ^ (z >> 31);
-}
 
 // Ranks whose value is not that of the majority; all where no value has one.
 std::vector<size_t> Minority(const std::vector<std::string>& values) {
@@ -42,15 +35,23 @@ uint64_t ChecksumBits(std::span<const float> values, uint64_t first_position) {
   for (size_t i = 0; i < values.size(); ++i) {
     uint32_t bits = 0;
     std::memcpy(&bits, &values[i], sizeof(bits));
-    sum += Mix(bits + 0x9e3779b97f4a7c15ull * (first_position + i + 1));
+    sum += HashOfBits(bits, first_position + i);
   }
   return sum;
 }
 
-uint64_t ChecksumBits(ThreadPool& pool, std::span<const float> values) {
-  std::vector<uint64_t> sums(static_cast<size_t>(pool.threads()), 0);
-  pool.ParallelFor(static_cast<int64_t>(values.size()), kGrain, [&](int64_t begin, int64_t end, int thread) {
-    const std::span<const float> part = values.subspan(static_cast<size_t>(begin), static_cast<size_t>(end - begin));
+uint64_t ChecksumBits(RankContext& context, const Tensor& values) {
+  if (context.on_cuda()) {
+    const Tensor sum = Tensor::Zeros(context.allocator(), {1}, DType::kI64);
+    cuda::ChecksumBits(values.data(), values.elements(), static_cast<unsigned long long*>(sum.raw()), context.cuda());
+    uint64_t total = 0;
+    sum.ToHost(&total);
+    return total;
+  }
+  const std::span<const float> elements(values.data(), static_cast<size_t>(values.elements()));
+  std::vector<uint64_t> sums(static_cast<size_t>(context.pool().threads()), 0);
+  context.pool().ParallelFor(values.elements(), kGrain, [&](int64_t begin, int64_t end, int thread) {
+    const auto part = elements.subspan(static_cast<size_t>(begin), static_cast<size_t>(end - begin));
     sums[static_cast<size_t>(thread)] += ChecksumBits(part, static_cast<uint64_t>(begin));
   });
   uint64_t total = 0;
@@ -58,15 +59,13 @@ uint64_t ChecksumBits(ThreadPool& pool, std::span<const float> values) {
   return total;
 }
 
-absl::Status CompareReplicas(Communicator& replicas, ThreadPool& pool, std::span<const ReplicaPart> parts,
-                             const std::string& place) {
+absl::Status CompareReplicas(Communicator& replicas, std::span<const ReplicaPart> parts, const std::string& place) {
   if (replicas.size() == 1) return absl::OkStatus();
   std::vector<std::string> sums;
   uint64_t total = 0;
   for (size_t i = 0; i < parts.size(); ++i) {
-    const uint64_t sum = ChecksumBits(pool, parts[i].values);
-    sums.push_back(absl::StrCat(absl::Hex(sum, absl::kZeroPad16)));
-    total += Mix(sum + i);
+    sums.push_back(absl::StrCat(absl::Hex(parts[i].checksum, absl::kZeroPad16)));
+    total += MixBits(parts[i].checksum + i);
   }
   // Replicas: the largest of x and of ~x, so that one reduction gives both ends of the range.
   int64_t range[] = {static_cast<int64_t>(total), ~static_cast<int64_t>(total)};

@@ -8,7 +8,8 @@
 #include <vector>
 
 #include "absl/status/status.h"
-#include "core/base/thread_pool.h"
+#include "core/tensor/rank_context.h"
+#include "core/tensor/tensor.h"
 #include "parallel/comm/communicator.h"
 
 namespace shardit {
@@ -16,11 +17,19 @@ namespace shardit {
 // Sum modulo 2^64 over i of a hash of (first_position + i, bits of values[i]): independent of the order in which parts
 // are added, so that parts may be summed in parallel and in any cut. Distinguishes 0 from -0 and NaNs from each other.
 uint64_t ChecksumBits(std::span<const float> values, uint64_t first_position = 0);
-uint64_t ChecksumBits(ThreadPool& pool, std::span<const float> values);
+// Of all elements of a dense fp32 tensor, where it lies; waits for a GPU.
+uint64_t ChecksumBits(RankContext& context, const Tensor& values);
+
+namespace cuda {
+
+// Adds the sum for values[0 .. count) to *sum, both in device memory.
+void ChecksumBits(const float* values, int64_t count, unsigned long long* sum, CudaContext& context);
+
+}  // namespace cuda
 
 struct ReplicaPart {
-  std::string name;  // of the parameter, or of the flat range
-  std::span<const float> values;
+  std::string name;       // of the parameter, or of the flat range
+  uint64_t checksum = 0;  // of its bits on this rank
 };
 
 // Collective over `replicas`, whose ranks hold the same parts: dp for what is not sharded by ZeRO, tp for parameters
@@ -29,7 +38,6 @@ struct ReplicaPart {
 // majority) and the first parts that differ. Other groups do not hear of it: agree on the status over the world.
 //
 // `place` names this rank: "rank 3 on node7".
-absl::Status CompareReplicas(Communicator& replicas, ThreadPool& pool, std::span<const ReplicaPart> parts,
-                             const std::string& place);
+absl::Status CompareReplicas(Communicator& replicas, std::span<const ReplicaPart> parts, const std::string& place);
 
 }  // namespace shardit

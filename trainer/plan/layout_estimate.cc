@@ -37,7 +37,7 @@ struct Layout {
 };
 
 // Elements of the flat range of the rank that holds most.
-double Elements(const Layout& layout) {
+double LargestRankElements(const Layout& layout) {
   const UnitCosts& units = layout.units;
   const double blocks = static_cast<double>(layout.blocks() * units.block.parameters);
   const double input = static_cast<double>(units.embedding.parameters);
@@ -61,7 +61,7 @@ double InFlight(const Layout& layout) {
 }
 
 int64_t PeakBytes(const Layout& layout) {
-  const double state = 4 * Elements(layout), share = state / layout.dp();
+  const double state = 4 * LargestRankElements(layout), share = state / layout.dp();
   const int zero = static_cast<int>(layout.parallel.zero_stage);
   const double units_bytes =
       4 * static_cast<double>(std::max(
@@ -98,7 +98,7 @@ double BubbleSeconds(const Layout& layout, double forward, double backward, doub
 double DataSeconds(const Layout& layout, double forward, double backward) {
   if (layout.parallel.dp == 1) return 0;
   const LinkFigures& link = LinkOf(layout.figures, layout.placement, layout.parallel.tp, layout.parallel.dp);
-  const double once = (layout.dp() - 1) / layout.dp() * 4 * Elements(layout) / link.bytes_per_second;
+  const double once = (layout.dp() - 1) / layout.dp() * 4 * LargestRankElements(layout) / link.bytes_per_second;
   const double bucket = once / std::max<double>(1.0, static_cast<double>(layout.blocks()));  // the last: never hidden
   switch (layout.parallel.zero_stage) {
     case 0:
@@ -115,9 +115,9 @@ double DataSeconds(const Layout& layout, double forward, double backward) {
 }
 
 double OptimizerSeconds(const Layout& layout) {
-  const double kept = Elements(layout) / (layout.parallel.zero_stage >= 1 ? layout.dp() : 1.0);
+  const double kept = LargestRankElements(layout) / (layout.parallel.zero_stage >= 1 ? layout.dp() : 1.0);
   const double memory = static_cast<double>(layout.placement.threads) * layout.figures.memory_bytes_per_second;
-  return (36 * kept + 4 * Elements(layout) / layout.dp()) / memory;
+  return (36 * kept + 4 * LargestRankElements(layout) / layout.dp()) / memory;
 }
 
 }  // namespace
@@ -147,7 +147,7 @@ LayoutEstimate EstimateLayout(const RunOptions& options, const ParallelOptions& 
   if (figures.devices_are_cores) {
     // The cores of a node do all its ranks' work, copying included; waiting costs them nothing.
     const double sent =
-        layout.rounds() * layout.Rank(&UnitCost::tp_bytes) + (parallel.dp > 1 ? 8 * Elements(layout) : 0.0);
+        layout.rounds() * layout.Rank(&UnitCost::tp_bytes) + (parallel.dp > 1 ? 8 * LargestRankElements(layout) : 0.0);
     const double work = (estimate.compute + estimate.optimizer) * static_cast<double>(placement.threads) +
                         sent / figures.intra_node.bytes_per_second;
     const double cores =

@@ -57,7 +57,7 @@ double AttentionFlops(RankContext& context) {
   AttentionFwdArgs args{
       .shape = {.batch = kBatch, .heads = kHeads, .head_dim = kDim, .queries = kTokens, .keys = kTokens}};
   const auto part = [&](int64_t index) {
-    return HeadsView<const float>{qkv.data() + index * kWidth, qkv.stride(0), qkv.stride(1), kDim};
+    return ConstHeadsView{qkv.data() + index * kWidth, qkv.stride(0), qkv.stride(1), kDim};
   };
   args.q = part(0);
   args.k = part(1);

@@ -97,8 +97,7 @@ std::vector<Tensor> DitStage::Forward(int part, int micro_batch, std::vector<Ten
     if (sharding_.coords.tp == 0) AddImages(result.per_image, losses_);
     flight.d_output = std::move(result.d_output);
     if (options_.beacon != nullptr) {
-      const size_t elements = static_cast<size_t>(flight.d_output.elements());
-      options_.beacon->faults().PoisonGradient(step_ + 1, std::span(flight.d_output.data(), elements));
+      options_.beacon->faults().PoisonGradient(step_ + 1, flight.d_output);
     }
     flight.out = {flight.out.x_NTD.WithoutValue(), {}};
     return {};

@@ -23,12 +23,12 @@ std::string CoordinatesOf(const Mesh& mesh) {
 }
 
 // Parameters as this rank holds them, in the flat weights; with `uncut` only those that no tensor rank holds a part of.
-std::vector<ReplicaPart> PartsOf(const TrainState& state, bool uncut) {
+std::vector<ReplicaPart> PartsOf(RankContext& context, const TrainState& state, bool uncut) {
   std::vector<ReplicaPart> parts;
   for (const FlatLayout::Entry& entry : state.layout().entries()) {
     if (uncut && entry.count != entry.parameter->shape.elements()) continue;
-    const float* values = state.weights().data() + entry.offset;
-    parts.push_back({entry.parameter->name, std::span(values, static_cast<size_t>(entry.count))});
+    const Tensor values = state.weights().Narrow(0, entry.offset, entry.count);
+    parts.push_back({entry.parameter->name, ChecksumBits(context, values)});
   }
   return parts;
 }
@@ -81,9 +81,12 @@ absl::Status RunGuards::CompareReplicas(const TrainState& state) {
   absl::Status equal;
   if (state.sharding().zero_stage < 3) {
     const std::string place = absl::StrCat("rank ", world_.rank(), " on host ", world_.host_name());
-    equal = shardit::CompareReplicas(mesh_.dp(), context_.pool(), PartsOf(state, /*uncut=*/false), place);
-    const absl::Status over_tensor_axis =
-        shardit::CompareReplicas(mesh_.tp(), context_.pool(), PartsOf(state, /*uncut=*/true), place);
+    const auto compare = [&](Communicator& replicas, bool uncut) {
+      return replicas.size() == 1 ? absl::OkStatus()
+                                  : shardit::CompareReplicas(replicas, PartsOf(context_, state, uncut), place);
+    };
+    equal = compare(mesh_.dp(), /*uncut=*/false);
+    const absl::Status over_tensor_axis = compare(mesh_.tp(), /*uncut=*/true);
     if (equal.ok()) equal = over_tensor_axis;
   }
   // World: other groups must hear of it.

@@ -24,6 +24,7 @@ struct Sharding {
   bool deterministic = false;  // micro-batches are virtual shards
   ScheduleKind schedule = ScheduleKind::kOneFOneB;
   int64_t bucket_bytes = 4 << 20;
+  DType compute = DType::kF32;  // type of the weights that forward reads, and of activations
 
   TensorPart tensor() const { return {coords.tp, shape.tp}; }
   bool holds(int unit) const;

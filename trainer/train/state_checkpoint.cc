@@ -47,8 +47,18 @@ std::vector<SliceRef> StateSlices(const TrainState& state) {
     for (StateRun& run : StateRuns(state.owned(), placement, tensor)) {
       const bool is_cut = tensor.size > 1 && run.parameter->shard.dim >= 0;
       if (!is_cut && tensor.index != 0) continue;
-      slices.push_back(
-          {group, run.parameter->name, Dims(run.parameter->shape), std::move(run.box), values.data() + run.begin});
+      SliceRef slice{.group = group, .name = run.parameter->name, .shape = Dims(run.parameter->shape)};
+      slice.box = std::move(run.box);
+      const Tensor part = values.Narrow(0, run.begin, Volume(slice.box));
+      if (part.device().is_cpu()) {
+        slice.data = part.data();
+      } else {
+        slice.read = [part](int64_t begin, int64_t count, float* out) {
+          part.Narrow(0, begin, count).ToHost(out);
+          return absl::OkStatus();
+        };
+      }
+      slices.push_back(std::move(slice));
     }
   }
   return slices;
@@ -65,7 +75,10 @@ absl::Status LoadWeights(const std::string& path, TrainState& state) {
   RETURN_IF_ERROR(LoadWeights(path, state.model(), [&](const Parameter& parameter, const std::vector<float>& values) {
     const Box whole = WholeBox(Dims(parameter.shape));
     for (const StateRun& run : runs[parameter.name]) {
-      CopyBox(whole, values.data(), run.box, weights.data() + run.begin);
+      CHECK(FillRange(weights, run.begin, Volume(run.box), [&](float* out) {
+              CopyBox(whole, values.data(), run.box, out);
+              return absl::OkStatus();
+            }).ok());
     }
   }));
   state.StartFromWeights();
@@ -77,7 +90,10 @@ absl::Status LoadGroup(const CheckpointReader& reader, StateGroup group, Paramet
   for (const auto& parameter : parameters.all()) required.push_back({group, parameter->name, Dims(parameter->shape)});
   RETURN_IF_ERROR(reader.Require(required));
   for (const auto& parameter : parameters.all()) {
-    RETURN_IF_ERROR(reader.ReadBox(group, parameter->name, WholeBox(Dims(parameter->shape)), parameter->value.data()));
+    const Tensor flat = parameter->value.Reshape({parameter->value.elements()});
+    RETURN_IF_ERROR(FillRange(flat, 0, flat.elements(), [&](float* out) {
+      return reader.ReadBox(group, parameter->name, WholeBox(Dims(parameter->shape)), out);
+    }));
   }
   return absl::OkStatus();
 }
@@ -95,7 +111,8 @@ absl::Status LoadState(const CheckpointReader& reader, TrainState& state) {
     const auto [values, placement] = RangeOf(state, group);
     const ShardMap& held = placement == Placement::kFlat ? all : state.kept();
     for (const StateRun& run : StateRuns(held, placement, state.sharding().tensor())) {
-      RETURN_IF_ERROR(reader.ReadBox(group, run.parameter->name, run.box, values.data() + run.begin));
+      RETURN_IF_ERROR(FillRange(values, run.begin, Volume(run.box),
+                                [&](float* out) { return reader.ReadBox(group, run.parameter->name, run.box, out); }));
     }
   }
   state.step = reader.state().step;

@@ -1,6 +1,10 @@
 #include "trainer/train/train_state.h"
 
 #include <algorithm>
+#include <vector>
+
+#include "core/base/status_macros.h"
+#include "core/tensor/copy_rows.h"
 
 namespace shardit {
 namespace {
@@ -11,9 +15,9 @@ FlatLayoutOptions LayoutOptions(const Sharding& sharding) {
           .sequence_parallel = sharding.sequence_parallel};
 }
 
-Tensor ZeroRange(Allocator& allocator, MemoryOwner owner, int64_t elements) {
+Tensor ZeroRange(Allocator& allocator, MemoryOwner owner, int64_t elements, DType dtype = DType::kF32) {
   const MemoryOwnerScope scope(allocator, owner);
-  return Tensor::Zeros(allocator, {elements});
+  return Tensor::Zeros(allocator, {elements}, dtype);
 }
 
 // Draws the elements of `box` of a parameter, whose values are numbered in the global tensor.
@@ -39,14 +43,20 @@ TrainState::TrainState(const DitConfig& config, const Sharding& sharding, Alloca
       owned_(layout_, sharding.shape.dp, sharding.coords.dp),
       weights_(ZeroRange(allocator, MemoryOwner::kWeights,
                          weights_placement() == Placement::kFlat ? layout_.size() : kept_.size())),
+      compute_weights_(sharding.compute == DType::kF32
+                           ? weights_
+                           : ZeroRange(allocator, MemoryOwner::kWeights, weights_.elements(), sharding.compute)),
       grads_(ZeroRange(allocator, MemoryOwner::kGradients,
                        grads_placement() == Placement::kFlat ? layout_.size() : kept_.size())),
       adam_m_(ZeroRange(allocator, MemoryOwner::kMoments, kept_.size())),
       adam_v_(ZeroRange(allocator, MemoryOwner::kMoments, kept_.size())),
       ema_(ZeroRange(allocator, MemoryOwner::kEma, kept_.size())) {
+  model_.PlaceConstants(allocator);
+  ema_model_.PlaceConstants(allocator);
   for (const auto& parameter : ema_model_.parameters().all()) parameter->requires_grad = false;
   if (weights_placement() == Placement::kFlat) {
-    for (const FlatLayout::Entry& entry : layout_.entries()) entry.parameter->value = layout_.View(weights_, entry);
+    for (const FlatLayout::Entry& entry : layout_.entries())
+      entry.parameter->value = layout_.View(compute_weights_, entry);
   }
   if (sharding_.zero_stage == 0) {
     for (const FlatLayout::Entry& entry : ema_layout_.entries()) entry.parameter->value = ema_layout_.View(ema_, entry);
@@ -58,7 +68,10 @@ void TrainState::Initialize(uint64_t seed) {
   // Flat weights are drawn whole on every rank, so that nothing need be sent.
   const ShardMap all(layout_, 1, 0);
   for (const StateRun& run : StateRuns(placement == Placement::kFlat ? all : kept_, placement, sharding_.tensor())) {
-    FillBox(*run.parameter, seed, run.box, weights_.data() + run.begin);
+    CHECK(FillRange(weights_, run.begin, Volume(run.box), [&](float* out) {
+            FillBox(*run.parameter, seed, run.box, out);
+            return absl::OkStatus();
+          }).ok());
   }
   StartFromWeights();
 }
@@ -71,6 +84,22 @@ void TrainState::StartFromWeights() {
   adam_m_.Zero();
   adam_v_.Zero();
   step = updates = skipped = 0;
+}
+
+void TrainState::RefreshComputeWeights(RankContext& context) {
+  if (compute_weights_.dtype() == weights_.dtype()) return;
+  CopyRows({.source = weights_.ref(), .destination = compute_weights_.ref(), .rows = 1, .count = weights_.elements()},
+           context);
+}
+
+absl::Status FillRange(const Tensor& range, int64_t begin, int64_t count,
+                       absl::FunctionRef<absl::Status(float* out)> fill) {
+  const Tensor part = range.Narrow(0, begin, count);
+  if (part.device().is_cpu()) return fill(part.data());
+  std::vector<float> values(static_cast<size_t>(count));
+  RETURN_IF_ERROR(fill(values.data()));
+  part.FromHost(values.data());
+  return absl::OkStatus();
 }
 
 std::vector<StateRun> StateRuns(const ShardMap& map, Placement placement, const TensorPart& tensor) {

@@ -8,12 +8,18 @@
 //   2              flat      shard       shard
 //   3              shard     shard       shard
 //
-// The model's parameters are views of the flat weights (in stage 3 whoever gathers units gives them values); a second
-// model, for evaluation and sampling, takes the EMA the same way. Padding between parameters is zero everywhere.
+// Where forward computes in bf16, a bf16 copy of the weights lies beside the fp32 ones, in the same places; the
+// optimizer keeps it up to date.
+//
+// The model's parameters are views of the flat weights (of that copy, where there is one) (in stage 3 whoever gathers
+// units gives them values); a second model, for evaluation and sampling, takes the EMA the same way. Padding between
+// parameters is zero everywhere.
 #pragma once
 
 #include <cstdint>
 
+#include "absl/functional/function_ref.h"
+#include "absl/status/status.h"
 #include "model/dit.h"
 #include "parallel/data/flat_layout.h"
 #include "parallel/data/shard_map.h"
@@ -49,10 +55,15 @@ class TrainState {
   Placement grads_placement() const { return sharding_.zero_stage >= 2 ? Placement::kShard : Placement::kFlat; }
 
   const Tensor& weights() const { return weights_; }
+  // What forward reads: weights() itself where it computes in fp32.
+  const Tensor& compute_weights() const { return compute_weights_; }
   const Tensor& grads() const { return grads_; }
   const Tensor& adam_m() const { return adam_m_; }
   const Tensor& adam_v() const { return adam_v_; }
   const Tensor& ema() const { return ema_; }
+
+  // Makes compute_weights() follow weights(), after other hands than the optimizer's changed them.
+  void RefreshComputeWeights(RankContext& context);
 
   int64_t step = 0;     // completed steps, skipped ones included: where the sample stream stands
   int64_t updates = 0;  // optimizer and EMA updates: steps that were not skipped
@@ -64,7 +75,7 @@ class TrainState {
   Dit ema_model_;
   const FlatLayout layout_, ema_layout_;
   const ShardMap kept_, owned_;
-  Tensor weights_, grads_, adam_m_, adam_v_, ema_;
+  Tensor weights_, compute_weights_, grads_, adam_m_, adam_v_, ema_;
 };
 
 // Elements of `range` that belong together: a run of one parameter that is a box of the global tensor, and where it
@@ -74,6 +85,10 @@ struct StateRun {
   Box box;            // of the global tensor
   int64_t begin = 0;  // element of the state's tensor
 };
+// Fills elements [begin, begin + count) of a dense tensor of the state with what `fill` writes into host memory.
+absl::Status FillRange(const Tensor& range, int64_t begin, int64_t count,
+                       absl::FunctionRef<absl::Status(float* out)> fill);
+
 // The boxes of the global parameters that a map covers, and where they lie in a range of that placement.
 std::vector<StateRun> StateRuns(const ShardMap& map, Placement placement, const TensorPart& tensor);
 

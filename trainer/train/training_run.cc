@@ -289,7 +289,7 @@ absl::Status TrainingRun::AfterStep(const StepReport& report, const Batch& batch
     RETURN_IF_ERROR(sample_log_->Append(step, batch, speaks));
   }
   RETURN_IF_ERROR(MaybeSampleGrid());
-  guards_.beacon().faults().FlipParameter(step, WeightsHere());
+  guards_.beacon().faults().FlipParameter(step, state_.weights());
   if (guards_.ComparesAfter(step)) {
     step_.FinishGather();
     RETURN_IF_ERROR(guards_.CompareReplicas(state_));
@@ -300,10 +300,6 @@ absl::Status TrainingRun::AfterStep(const StepReport& report, const Batch& batch
   const bool sound = state_.step == step && guards_.numerics().state().skipped_in_a_row == 0;
   if (sound && every > 0 && step % every == 0) return SaveCheckpoint();
   return absl::OkStatus();
-}
-
-std::span<float> TrainingRun::WeightsHere() {
-  return {state_.weights().data(), static_cast<size_t>(state_.weights().elements())};
 }
 
 absl::Status TrainingRun::JudgeNumbers(const StepReport& report, const Batch& batch) {

@@ -63,7 +63,6 @@ class TrainingRun {
   absl::Status AfterStep(const StepReport& report, const Batch& batch, StepReport::Time step_begin);
   absl::Status JudgeNumbers(const StepReport& report, const Batch& batch);
   absl::Status RollBack();
-  std::span<float> WeightsHere();
   MetricsRow MakeRow(const StepReport& report, double wait_ms, double step_ms);
   absl::StatusOr<std::optional<double>> MaybeValidate();
   absl::Status MaybeSampleGrid();

@@ -37,7 +37,7 @@ absl::Status CheckPositionTable(const SafetensorsReader& file, const Safetensors
 
 absl::Status LoadWeights(const std::string& path, Dit& model) {
   return LoadWeights(path, model, [&](const Parameter& parameter, const std::vector<float>& values) {
-    std::copy(values.begin(), values.end(), parameter.value.data());
+    parameter.value.FromHost(values.data());
   });
 }
 
