@@ -6,12 +6,17 @@
 // in digits of 32 bits. A digit lies in an int64, so that about 2^30 additions need no carry and digits of several
 // sums can be added as plain integers: an int64 all-reduce of limbs() is the sum over ranks.
 //
+// The digits themselves are core/base/exact_digits.h, which CUDA kernels use too: limbs that they filled can be written
+// to limbs().
+//
 // A value type of one owner thread. Adding costs a few integer operations; meant for partial sums, not for elements.
 #pragma once
 
 #include <array>
 #include <cstdint>
 #include <span>
+
+#include "core/base/exact_digits.h"
 
 namespace shardit {
 
@@ -32,13 +37,9 @@ class ExactSum {
   double Round() const;
 
  private:
-  static constexpr int kDigits = 66;  // digit i weighs 2^(32 i - 1074); the last is signed and never carries
-  enum NonFinite : int { kNan = kDigits, kPositiveInfinity, kNegativeInfinity, kLimbs };
-
-  // Afterwards every digit but the last is in [0, 2^32): one representation per sum.
   void Carry();
 
-  std::array<int64_t, kLimbs> limbs_{};
+  std::array<int64_t, exact::kLimbs> limbs_{};
   int64_t uncarried_ = 0;  // additions since Carry: bounds the digits
 };
 
