@@ -19,11 +19,6 @@ namespace shardit::adamw_internal {
 constexpr int64_t kSquareLanes = 16;  // running sums of squares: no fewer than any vector has lanes
 constexpr int64_t kGrain = 16384;     // elements: below it, waking a thread costs more than it saves
 
-struct Constants {
-  float grad_scale, keep, beta1, one_minus_beta1, beta2, one_minus_beta2, step, inverse_root_correction2, eps,
-      ema_decay, one_minus_ema_decay;
-};
-
 }  // namespace shardit::adamw_internal
 #endif  // SHARDIT_CORE_OPS_ADAMW_CPU_ONCE
 
@@ -34,7 +29,7 @@ namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
 template <class D>
-HWY_INLINE void AdamwElements(D d, const AdamwEmaArgs& args, const adamw_internal::Constants& c, int64_t i) {
+HWY_INLINE void AdamwElements(D d, const AdamwEmaArgs& args, const AdamwScalars& c, int64_t i) {
   const auto g = hn::Mul(hn::LoadU(d, args.grad + i), hn::Set(d, c.grad_scale));
   const auto m = hn::MulAdd(hn::Set(d, c.one_minus_beta1), g, hn::Mul(hn::LoadU(d, args.m + i), hn::Set(d, c.beta1)));
   const auto v =
@@ -51,7 +46,7 @@ HWY_INLINE void AdamwElements(D d, const AdamwEmaArgs& args, const adamw_interna
   }
 }
 
-void AdamwRange(const AdamwEmaArgs& args, const adamw_internal::Constants& constants, int64_t begin, int64_t end) {
+void AdamwRange(const AdamwEmaArgs& args, const AdamwScalars& constants, int64_t begin, int64_t end) {
   const hn::ScalableTag<float> d;
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
   int64_t i = begin;
@@ -97,19 +92,11 @@ void SumSquaresOfBlocks(const float* values, int64_t count, ExactSum& sum) {
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
-namespace shardit::cpu {
-namespace {
+namespace shardit {
 
-HWY_EXPORT(AdamwRange);
-HWY_EXPORT(SumSquaresOfBlocks);
-
-}  // namespace
-
-void AdamwEma(const AdamwEmaArgs& args, CpuContext& context) {
-  const double bytes = (args.ema != nullptr ? 36.0 : 28.0) * static_cast<double>(args.count);
-  if (context.Planned({"adamw_ema", 0, bytes})) return;
+AdamwScalars Narrowed(const AdamwEmaArgs& args) {
   const auto narrow = [](double value) { return static_cast<float>(value); };
-  const adamw_internal::Constants constants{
+  return {
       .grad_scale = narrow(args.grad_scale),
       .keep = narrow(1.0 - args.lr * args.weight_decay),
       .beta1 = narrow(args.beta1),
@@ -122,21 +109,38 @@ void AdamwEma(const AdamwEmaArgs& args, CpuContext& context) {
       .ema_decay = narrow(args.ema_decay),
       .one_minus_ema_decay = narrow(1.0 - args.ema_decay),
   };
+}
+
+namespace cpu {
+namespace {
+
+HWY_EXPORT(AdamwRange);
+HWY_EXPORT(SumSquaresOfBlocks);
+
+}  // namespace
+
+void AdamwEma(const AdamwEmaArgs& args, CpuContext& context) { AdamwEma(args, Narrowed(args), context); }
+
+void AdamwEma(const AdamwEmaArgs& args, const AdamwScalars& scalars, CpuContext& context) {
+  const double bytes = (args.ema != nullptr ? 36.0 : 28.0) * static_cast<double>(args.count);
+  if (context.Planned({"adamw_ema", 0, bytes})) return;
   context.pool.ParallelFor(args.count, adamw_internal::kGrain, [&](int64_t begin, int64_t end, int) {
-    HWY_DYNAMIC_DISPATCH(AdamwRange)(args, constants, begin, end);
+    HWY_DYNAMIC_DISPATCH(AdamwRange)(args, scalars, begin, end);
   });
 }
 
 void SumOfSquares(const float* values, int64_t count, CpuContext& context, ExactSum& sum) {
   if (context.Planned({"sum_of_squares", 0, 4.0 * static_cast<double>(count)})) return;
   std::vector<ExactSum> sums(static_cast<size_t>(context.pool.threads()));
-  constexpr int64_t kGrainBlocks = adamw_internal::kGrain / kSquaresBlock;
-  context.pool.ParallelFor(CeilDiv(count, kSquaresBlock), kGrainBlocks, [&](int64_t begin, int64_t end, int thread) {
-    const int64_t first = begin * kSquaresBlock, last = std::min(end * kSquaresBlock, count);
-    HWY_DYNAMIC_DISPATCH(SumSquaresOfBlocks)(values + first, last - first, sums[static_cast<size_t>(thread)]);
-  });
+  constexpr int64_t kGrainBlocks = adamw_internal::kGrain / cpu::kSquaresBlock;
+  context.pool.ParallelFor(
+      CeilDiv(count, cpu::kSquaresBlock), kGrainBlocks, [&](int64_t begin, int64_t end, int thread) {
+        const int64_t first = begin * cpu::kSquaresBlock, last = std::min(end * cpu::kSquaresBlock, count);
+        HWY_DYNAMIC_DISPATCH(SumSquaresOfBlocks)(values + first, last - first, sums[static_cast<size_t>(thread)]);
+      });
   for (const ExactSum& part : sums) sum.Merge(part);
 }
 
-}  // namespace shardit::cpu
+}  // namespace cpu
+}  // namespace shardit
 #endif  // HWY_ONCE

@@ -1,5 +1,6 @@
 // Stands in for core/ops/*.cu in a build without CUDA: a kernel that has no line here is a link error there.
 #include "core/cuda/unavailable.h"
+#include "core/ops/adamw.h"
 #include "core/ops/attention_kernel.h"
 #include "core/ops/embedding.h"
 #include "core/ops/gated_residual.h"
@@ -13,6 +14,7 @@
 namespace shardit::cuda {
 
 void Add(const AddArgs& args, CudaContext& context) { Unavailable(); }
+void AdamwEma(const AdamwRunsArgs& args, CudaContext& context) { Unavailable(); }
 void AttentionBwd(const AttentionBwdArgs& args, CudaContext& context) { Unavailable(); }
 void AttentionFwd(const AttentionFwdArgs& args, CudaContext& context) { Unavailable(); }
 void EmbeddingBwd(const EmbeddingBwdArgs& args, CudaContext& context) { Unavailable(); }
@@ -21,8 +23,11 @@ void Gemm(const GemmArgs& args, CudaContext& context) { Unavailable(); }
 void NormBwd(const NormBwdArgs& args, CudaContext& context) { Unavailable(); }
 void NormFwd(const NormFwdArgs& args, CudaContext& context) { Unavailable(); }
 void Patchify(const PatchifyArgs& args, CudaContext& context) { Unavailable(); }
+int64_t PlaceBlocks(std::span<SquaresRun> runs) { Unavailable(); }
+int64_t PlaceTiles(std::span<AdamwRun> runs) { Unavailable(); }
 void SiluBwd(const SiluBwdArgs& args, CudaContext& context) { Unavailable(); }
 void SiluFwd(const SiluFwdArgs& args, CudaContext& context) { Unavailable(); }
+void SumOfSquares(const SumOfSquaresArgs& args, CudaContext& context) { Unavailable(); }
 void TimestepFeatures(const TimestepFeaturesArgs& args, CudaContext& context) { Unavailable(); }
 void UnpatchifyBwd(const UnpatchifyBwdArgs& args, CudaContext& context) { Unavailable(); }
 void UnpatchifyFwd(const UnpatchifyFwdArgs& args, CudaContext& context) { Unavailable(); }
