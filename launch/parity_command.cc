@@ -1,10 +1,10 @@
 // shardit parity: one forward and backward on given tensors, to compare with other implementations.
 #include <string>
-#include <thread>
 
 #include "core/base/status_macros.h"
 #include "launch/command_line.h"
 #include "trainer/parity.h"
+#include "trainer/train/compute_device.h"
 
 namespace shardit {
 namespace {
@@ -17,9 +17,11 @@ struct Flags {
 absl::Status Run(const Flags& flags) {
   ASSIGN_OR_RETURN(const ResolvedConfig config,
                    LoadRunConfig({flags.config.files, flags.config.sets}, ConfigUse::kModel, 1));
-  const int64_t threads = config.options.train.threads;
-  RankContext context(threads > 0 ? static_cast<int>(threads)
-                                  : std::max(1, static_cast<int>(std::thread::hardware_concurrency())));
+  const TrainOptions& train = config.options.train;
+  World world = SelfWorld();
+  ASSIGN_OR_RETURN(const Device device, ChooseDevice(world, train.device, train.precision));
+  RankContext context = MakeRankContext(device, DivideCpus(world, train.threads), train.precision,
+                                        /*deterministic=*/true, /*tune=*/false);
   return RunParity(context, config.options, flags.weights, flags.inputs, flags.outputs);
 }
 

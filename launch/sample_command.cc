@@ -19,6 +19,8 @@ struct Flags {
   std::string sampler = "ddpm";
   std::string classes = "all";
   std::string weights = "ema";
+  std::string device = "auto";
+  std::string precision = "fp32";
 };
 
 absl::StatusOr<std::vector<int64_t>> ParseClasses(const std::string& text) {
@@ -40,6 +42,10 @@ absl::Status Run(World& world, Flags& flags) {
   ASSIGN_OR_RETURN(flags.request.classes, ParseClasses(flags.classes));
   flags.request.ddim = flags.sampler == "ddim";
   flags.request.ema = flags.weights == "ema";
+  flags.request.device = flags.device == "auto"  ? DeviceChoice::kAuto
+                         : flags.device == "cpu" ? DeviceChoice::kCpu
+                                                 : DeviceChoice::kCuda;
+  flags.request.precision = flags.precision == "tf32" ? Precision::kTf32 : Precision::kFp32;
   return RunSample(world, flags.request);
 }
 
@@ -85,6 +91,12 @@ void AddSampleCommand(CommandLine& line) {
   command->add_option("--threads", request.threads, "Threads a rank (0: cores / ranks)")
       ->type_name("N")
       ->check(CLI::Range(int64_t{0}, int64_t{4096}, ""));
+  command->add_option("--device", flags->device, "auto, cpu or cuda (default auto)")
+      ->type_name("NAME")
+      ->check(CLI::IsMember({"auto", "cpu", "cuda"}));
+  command->add_option("--precision", flags->precision, "fp32, or tf32 on a GPU (default fp32)")
+      ->type_name("NAME")
+      ->check(CLI::IsMember({"fp32", "tf32"}));
   command->add_option("--out", request.out, "Images: .npz or .png")->type_name("FILE")->required();
   line.OnEveryRank(command, [flags](World& world) { return Run(world, *flags); });
 }

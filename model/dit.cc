@@ -49,6 +49,20 @@ std::vector<float> SinCosPositionTable(int64_t width, int64_t grid) {
   return table;
 }
 
+DitInput InputFromHost(RankContext& context, const DitConfig& config, const float* x, const int64_t* t,
+                       const int32_t* y, int64_t n) {
+  const DitInput host{Tensor::Borrow(const_cast<float*>(x), {n, config.channels, config.side, config.side}),
+                      Tensor::Borrow(const_cast<int64_t*>(t), {n}, DType::kI64),
+                      Tensor::Borrow(const_cast<int32_t*>(y), {n}, DType::kI32)};
+  if (!context.on_cuda()) return host;
+  const auto placed = [&](const Tensor& tensor) {
+    Tensor copy = Tensor::Empty(context.allocator(), tensor.shape(), tensor.dtype());
+    copy.FromHost(tensor.raw());
+    return copy;
+  };
+  return {placed(host.x_NCHW), placed(host.t_N), placed(host.y_N)};
+}
+
 Dit::Dit(const DitConfig& config)
     : config_(config), position_values_(SinCosPositionTable(config.width, config.grid())) {
   CHECK(config.Validate().ok()) << config.Validate().message();

@@ -35,6 +35,10 @@ struct DitInput {
   Tensor y_N;     // labels, i32; `classes` is the null class
 };
 
+// Where the rank computes, from host memory of the caller that outlives the input: x [n, C, H, W], t and y [n].
+DitInput InputFromHost(RankContext& context, const DitConfig& config, const float* x, const int64_t* t,
+                       const int32_t* y, int64_t n);
+
 // Units [begin, end) of the chain.
 struct UnitRange {
   int begin = 0;

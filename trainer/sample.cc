@@ -19,6 +19,7 @@
 #include "trainer/image_set.h"
 #include "trainer/run_config/exit_code.h"
 #include "trainer/run_config/run_config.h"
+#include "trainer/train/compute_device.h"
 #include "trainer/train/cpu_share.h"
 #include "trainer/train/state_checkpoint.h"
 #include "trainer/weights/weights_file.h"
@@ -53,6 +54,7 @@ absl::StatusOr<LoadedModel> LoadWeightFile(RankContext& context, const SampleReq
   }
   RETURN_IF_ERROR(config.status());
   LoadedModel loaded{config->options, std::make_unique<Dit>(config->options.model)};
+  loaded.model->PlaceConstants(context.allocator());
   loaded.model->parameters().Allocate(context.allocator());
   RETURN_IF_ERROR(LoadWeights(request.checkpoint, *loaded.model));
   return loaded;
@@ -64,6 +66,7 @@ absl::StatusOr<LoadedModel> LoadCheckpoint(RankContext& context, const SampleReq
       const ResolvedConfig config,
       ParseRunConfig(reader.state().config_text, "configuration in " + Quoted(reader.folder()), ConfigUse::kModel, 1));
   LoadedModel loaded{config.options, std::make_unique<Dit>(config.options.model)};
+  loaded.model->PlaceConstants(context.allocator());
   loaded.model->parameters().Allocate(context.allocator());
   RETURN_IF_ERROR(LoadGroup(reader, request.ema ? StateGroup::kEma : StateGroup::kModel, loaded.model->parameters()));
   return loaded;
@@ -119,11 +122,7 @@ SampledModel SampledModelOf(RankContext& context, const Dit& model) {
   return [&context, &model](const float* x, const int64_t* t, const int32_t* y, int64_t n, float* out) {
     const DitConfig& config = model.config();
     Tape tape(context, Tape::Mode::kInference);
-    const DitInput input{Tensor::Borrow(const_cast<float*>(x), {n, config.channels, config.side, config.side}),
-                         Tensor::Borrow(const_cast<int64_t*>(t), {n}, DType::kI64),
-                         Tensor::Borrow(const_cast<int32_t*>(y), {n}, DType::kI32)};
-    const Var output = model.Forward(tape, input);
-    std::memcpy(out, output.value().data(), static_cast<size_t>(output.value().bytes()));
+    model.Forward(tape, InputFromHost(context, config, x, t, y, n)).value().ToHost(out);
   };
 }
 
@@ -151,7 +150,9 @@ std::vector<float> DrawSamples(RankContext& context, const SampledModel& model, 
 absl::Status RunSample(World& world, const SampleRequest& request) {
   const CpuShare share = DivideCpus(world, request.threads);
   BindToShare(share);
-  RankContext context(share.threads, share.cpus);
+  const absl::StatusOr<Device> device = ChooseDevice(world, request.device, request.precision);
+  RETURN_IF_ERROR(device.status());
+  RankContext context = MakeRankContext(*device, share, request.precision, /*deterministic=*/false, /*tune=*/true);
   absl::StatusOr<LoadedModel> loaded = absl::EndsWith(request.checkpoint, ".safetensors")
                                            ? LoadWeightFile(context, request)
                                            : LoadCheckpoint(context, request);

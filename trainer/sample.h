@@ -11,6 +11,7 @@
 #include "model/dit.h"
 #include "model/sampler.h"
 #include "parallel/comm/world.h"
+#include "trainer/run_config/options.h"
 
 namespace shardit {
 
@@ -28,7 +29,9 @@ struct SampleRequest {
   std::vector<int64_t> classes;  // sample i is of class classes[i % size]; empty: all of the model's classes
   int64_t batch = 0;             // samples a forward pass; 0: chosen
   int64_t threads = 0;           // 0 = cores / local ranks
-  std::string out;               // .npz (arr_0, uint8 NHWC; plus labels) or .png (grid, one row a class)
+  DeviceChoice device = DeviceChoice::kAuto;
+  Precision precision = Precision::kFp32;  // fp32 or, on a GPU, TF32
+  std::string out;                         // .npz (arr_0, uint8 NHWC; plus labels) or .png (grid, one row a class)
 };
 
 // Collective over the world; every rank samples its part and rank 0 writes the file, atomically.

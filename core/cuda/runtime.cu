@@ -2,6 +2,7 @@
 
 #include "core/base/math.h"
 #include "core/cuda/gemm_plans.h"
+#include "core/cuda/graph.h"
 #include "core/cuda/launch.cuh"
 #include "core/tensor/cuda_context.h"
 #include "core/tensor/device_memory.h"
@@ -21,10 +22,8 @@ class StreamScratch : public Scratch {
 
   void* Get(int64_t bytes) override {
     if (bytes <= bytes_) return region_;
-    cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
-    CUDA_CHECK(cudaStreamIsCapturing(Handle(stream_), &capture));
-    CHECK(capture == cudaStreamCaptureStatusNone)
-        << "scratch memory would grow from " << bytes_ << " to " << bytes << " bytes inside a capture";
+    CHECK(!IsCapturing(stream_)) << "scratch memory would grow from " << bytes_ << " to " << bytes
+                                 << " bytes inside a capture";
     if (region_ != nullptr) FreeDeviceMemory(stream_.device, region_);  // waits for the kernels that use it
     bytes_ = RoundUp(std::max({bytes, 2 * bytes_, kFirstScratchBytes}), kScratchAlignment);
     region_ = AllocateDeviceMemory(stream_.device, bytes_);

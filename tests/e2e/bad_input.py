@@ -36,6 +36,8 @@ CASES = [
     (["--set", "parallel.pp=3"], 3, 64, ["parallel.pp", "model.depth 2"]),
     (["--set", "train.deterministic=true", "--set", "train.global_batch=12"], 0, 64, ["virtual_shards 8", "got 12"]),
     (["--set", "train.precision=BF16"], 0, 64, ["train.precision", "FP32"]),
+    (["--set", "train.precision=BF16", "--set", "train.device=CPU"], 0, 64, ["train.precision", "needs a GPU"]),
+    (["--set", "train.device=CUDA"], 0, 64, ["train.device", "CUDA"]),
     (["--resume", "soon"], 0, 64, ["soon"]),
     (["--frobnicate"], 0, 64, ["--frobnicate", "shardit train --help"]),
     (["--set", "data.path=missing.h5"], 0, 65, ["missing.h5"]),

@@ -172,8 +172,7 @@ TEST(RunConfig, CrossChecksAreMadeBeforeTraining) {
       {"data { path: \"x.h5\" } model { depth: 2 width: 24 heads: 6 patch: 16 } "
        "parallel { tp: 6 sequence_parallel: true }",
        6, "at least one token a rank of the tensor axis, got 4 tokens for tp 6"},
-      {std::string(kMinimal) + "train { precision: BF16 }", 1, "train.precision: BF16 is not supported"},
-      {std::string(kMinimal) + "train { device: CUDA }", 1, "train.device: CUDA is not supported"},
+      {std::string(kMinimal) + "train { precision: BF16 device: CPU }", 1, "train.precision: BF16 needs a GPU"},
       {std::string(kMinimal) + "train { deterministic: true global_batch: 24 }", 3,
        "power of two of at most train.virtual_shards 8"},
       {std::string(kMinimal) + "train { deterministic: true } "

@@ -70,6 +70,7 @@ struct TrainOptions {
   double hang_seconds = 0.0;   // >= 0; without progress for so long, the run ends as a hang; 0: learned from step times
   int64_t checksum_every = 100;  // >= 0; steps between comparisons of replicas; 0: off
   double spike_z = 0.0;          // >= 0; skip steps whose loss is so many deviations above the recent mean; 0: off
+  bool cuda_graph = true;        // on a GPU, replay the step as one graph
 };
 
 struct CheckpointOptions {

@@ -15,15 +15,10 @@ absl::Status Invalid(const Parts&... parts) {
   return absl::InvalidArgumentError(absl::StrCat(parts...));
 }
 
-absl::Status CheckSupported(const config::Train& train) {
-  if (train.precision() != config::Train::FP32) {
-    return Invalid("train.precision: ", config::Train::Precision_Name(train.precision()),
-                   " is not supported by this version; supported: FP32");
-  }
-  if (train.device() == config::Train::CUDA) {
-    return Invalid("train.device: CUDA is not supported by this version; supported: AUTO, CPU");
-  }
-  return absl::OkStatus();
+absl::Status CheckPrecision(const config::Train& train) {
+  if (train.device() != config::Train::CPU || train.precision() == config::Train::FP32) return absl::OkStatus();
+  return Invalid("train.precision: ", config::Train::Precision_Name(train.precision()),
+                 " needs a GPU, and train.device is CPU; expected FP32, or train.device AUTO or CUDA");
 }
 
 absl::Status ResolveMesh(int64_t world, config::Parallel* parallel) {
@@ -139,7 +134,7 @@ absl::Status ResolveForTraining(int64_t world, config::RunConfig* c) {
   if (c->data().path().empty()) {
     return Invalid("data.path: expected an HDF5 file of latents, got nothing; set data.path");
   }
-  RETURN_IF_ERROR(CheckSupported(c->train()));
+  RETURN_IF_ERROR(CheckPrecision(c->train()));
   RETURN_IF_ERROR(ResolveMesh(world, c->mutable_parallel()));
   RETURN_IF_ERROR(CheckTensorAxis(c->model(), c->mutable_parallel()));
   RETURN_IF_ERROR(CheckPipeline(c->model(), c->parallel()));

@@ -134,7 +134,8 @@ TrainOptions ToTrain(const config::Train& train) {
                       .check_finite = train.check_finite(),
                       .hang_seconds = train.hang_seconds(),
                       .checksum_every = train.checksum_every(),
-                      .spike_z = train.spike_z()};
+                      .spike_z = train.spike_z(),
+                      .cuda_graph = train.cuda_graph()};
   switch (train.precision()) {
     case config::Train::FP32:
       out.precision = Precision::kFp32;

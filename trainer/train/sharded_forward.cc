@@ -89,11 +89,7 @@ Tensor ShardedForward::Run(const DitInput& input) {
 
 SampledModel ShardedForward::sampled_model() {
   return [this](const float* x, const int64_t* t, const int32_t* y, int64_t n, float* out) {
-    const DitConfig& model = config();
-    const Tensor output = Run({Tensor::Borrow(const_cast<float*>(x), {n, model.channels, model.side, model.side}),
-                               Tensor::Borrow(const_cast<int64_t*>(t), {n}, DType::kI64),
-                               Tensor::Borrow(const_cast<int32_t*>(y), {n}, DType::kI32)});
-    std::memcpy(out, output.data(), static_cast<size_t>(output.bytes()));
+    Run(InputFromHost(context_, config(), x, t, y, n)).ToHost(out);
   };
 }
 

@@ -15,7 +15,7 @@ bool Sharding::holds(int unit) const {
 Sharding Sharding::Whole(const DitConfig& config) { return {.parts = {{0, static_cast<int>(config.depth) + 2}}}; }
 
 Sharding MakeSharding(const DitConfig& config, const ParallelOptions& parallel, bool deterministic,
-                      const MeshShape& shape, const MeshCoords& coords) {
+                      const MeshShape& shape, const MeshCoords& coords, DType compute) {
   Sharding sharding{.shape = shape, .coords = coords};
   const std::vector<UnitRange> stages = CutStages(config, shape.pp * static_cast<int>(parallel.virtual_stages));
   for (size_t stage = static_cast<size_t>(coords.pp); stage < stages.size(); stage += static_cast<size_t>(shape.pp)) {
@@ -26,6 +26,7 @@ Sharding MakeSharding(const DitConfig& config, const ParallelOptions& parallel, 
   sharding.deterministic = deterministic;
   sharding.schedule = parallel.schedule;
   sharding.bucket_bytes = parallel.bucket_mib << 20;
+  sharding.compute = compute;
   return sharding;
 }
 

@@ -39,7 +39,7 @@ struct Sharding {
 
 // `parallel` has been resolved for shape.ranks() ranks.
 Sharding MakeSharding(const DitConfig& config, const ParallelOptions& parallel, bool deterministic,
-                      const MeshShape& shape, const MeshCoords& coords);
+                      const MeshShape& shape, const MeshCoords& coords, DType compute = DType::kF32);
 
 // The chain's units in `stages` ranges of about equal forward work, at least one block in each.
 std::vector<UnitRange> CutStages(const DitConfig& config, int stages);

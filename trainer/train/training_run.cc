@@ -14,6 +14,7 @@
 #include "trainer/checkpoint/checkpoint_names.h"
 #include "trainer/run_config/exit_code.h"
 #include "trainer/trace/merged_trace.h"
+#include "trainer/train/compute_device.h"
 #include "trainer/weights/weights_file.h"
 
 namespace shardit {
@@ -45,29 +46,32 @@ absl::StatusOr<std::unique_ptr<TrainingRun>> TrainingRun::Create(World& world, c
   absl::StatusOr<Mesh> mesh = Mesh::Create(shape, world.comm());
   if (!mesh.ok()) return WithExitCode(mesh.status(), ExitCode::kUsage);
   SetThreadIdentity(mesh->Identity());
+  const TrainOptions& train = request.config.options.train;
+  ASSIGN_OR_RETURN(const Device device, ChooseDevice(world, train.device, train.precision));
   absl::StatusOr<Data> data = OpenData(request.config.options);
   RETURN_IF_ERROR(AgreeStatus(world.comm(), data.status()));
   RETURN_IF_ERROR(RunGuards::AgreeOnStart(world, request.config, *data->training));
-  auto run = std::unique_ptr<TrainingRun>(new TrainingRun(world, request, *std::move(mesh), *std::move(data)));
+  auto run = std::unique_ptr<TrainingRun>(new TrainingRun(world, request, device, *std::move(mesh), *std::move(data)));
   RETURN_IF_ERROR(run->LoadOrInitialize());
   return run;
 }
 
-TrainingRun::TrainingRun(World& world, const TrainRequest& request, Mesh mesh, Data data)
+TrainingRun::TrainingRun(World& world, const TrainRequest& request, Device device, Mesh mesh, Data data)
     : world_(world),
       request_(request),
       options_(request_.config.options),
       share_(DivideCpus(world, options_.train.threads)),
-      context_(share_.threads, share_.cpus),
+      context_(MakeRankContext(device, share_, options_.train.precision, options_.train.deterministic,
+                               /*tune=*/options_.parallel.tp == 1)),
       mesh_(std::move(mesh)),
       comms_(mesh_),
       checkpoint_comm_(world.comm().Split(0, world.rank(), "checkpoint")),
       guards_(world, mesh_, context_, options_.train),
       data_(std::move(data)),
-      state_(
-          options_.model,
-          MakeSharding(options_.model, options_.parallel, options_.train.deterministic, mesh_.shape(), mesh_.coords()),
-          context_.allocator()),
+      state_(options_.model,
+             MakeSharding(options_.model, options_.parallel, options_.train.deterministic, mesh_.shape(),
+                          mesh_.coords(), ComputeType(options_.train.precision)),
+             context_.allocator()),
       diffusion_(options_.diffusion),
       optimizer_(options_.optimizer, options_.ema, options_.train.steps),
       step_(context_, state_, diffusion_, optimizer_, comms_,
@@ -132,6 +136,7 @@ absl::Status TrainingRun::LoadOrInitialize() {
   ASSIGN_OR_RETURN(folder_, RunFolder::Open(world_.comm(), request_.out));
   ASSIGN_OR_RETURN(const std::optional<Resumed> resumed, Resume());
   if (resumed.has_value()) guards_.numerics().Restore(NumericsOf(resumed->state));
+  state_.RefreshComputeWeights(context_);
   RETURN_IF_ERROR(guards_.CheckStart(*folder_, ParameterCount(options_.model) * kSavedBytesPerParameter, state_.step,
                                      request_.max_stalled_restarts));
   first_step_ = state_.step;
@@ -182,10 +187,9 @@ absl::Status TrainingRun::OpenReporter(const std::optional<Resumed>& resumed) {
                                                  .resumed_step = state_.step,
                                                  .tensorboard = options_.log.tensorboard}));
   LOG_INFO(
-      "{} parameters, {:.3f} GMAC forward per image; {} samples; {} rank(s) of {} thread(s); global batch {} as {} x "
-      "{} x {}",
+      "{} parameters, {:.3f} GMAC forward per image; {} samples; {} rank(s) on {}; global batch {} as {} x {} x {}",
       ParameterCount(options_.model), GmacsForward(options_.model), data_.training->size(), world_.size(),
-      share_.threads, options_.train.global_batch, mesh_.shape().dp,
+      DescribeDevice(context_.device(), share_), options_.train.global_batch, mesh_.shape().dp,
       options_.train.global_batch / (mesh_.shape().dp * options_.train.micro_batch), options_.train.micro_batch);
   if (!resumed.has_value()) return absl::OkStatus();
   for (const std::string& line : resumed->skipped) LOG_WARN("passed over a checkpoint: {}", line);
@@ -329,6 +333,7 @@ absl::Status TrainingRun::RollBack() {
         ExitCode::kNumerics);
   }
   guards_.numerics().Restore(NumericsOf(resumed->state));
+  state_.RefreshComputeWeights(context_);
   last_saved_step_ = state_.step;
   loader_.reset();
   RETURN_IF_ERROR(AgreeStatus(world_.comm(), OpenLoader()));

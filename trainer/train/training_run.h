@@ -38,7 +38,7 @@ class TrainingRun {
   struct Data {
     std::shared_ptr<const Dataset> training, validation;  // validation: null where there is none
   };
-  TrainingRun(World& world, const TrainRequest& request, Mesh mesh, Data data);
+  TrainingRun(World& world, const TrainRequest& request, Device device, Mesh mesh, Data data);
 
   // For the report of a failed CHECK.
   std::string LastOperations();

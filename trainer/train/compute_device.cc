@@ -1,0 +1,64 @@
+#include "trainer/train/compute_device.h"
+
+#include <string>
+
+#include "absl/strings/str_cat.h"
+#include "core/cuda/device_query.h"
+#include "parallel/comm/agree_status.h"
+#include "trainer/run_config/exit_code.h"
+
+namespace shardit {
+namespace {
+
+absl::Status Refuse(std::string message) { return WithExitCode(absl::InvalidArgumentError(message), ExitCode::kUsage); }
+
+// What is wrong with asking for a GPU on this host; OK where nothing is.
+absl::Status CheckGpu(const World& world) {
+  if (!cuda::Built()) {
+    return Refuse(
+        "train.device: CUDA, but this program was built without CUDA code; build it where nvcc is found, or set "
+        "train.device to CPU");
+  }
+  if (cuda::Devices().empty()) {
+    return Refuse(absl::StrCat("train.device: CUDA, but host ", world.host_name(),
+                               " has no GPU that the driver shows; `shardit doctor` says more, or set train.device to "
+                               "CPU"));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<Device> ChooseDevice(World& world, DeviceChoice choice, Precision precision) {
+  const absl::Status gpu = choice == DeviceChoice::kCpu ? Refuse("") : CheckGpu(world);
+  int32_t missing = gpu.ok() ? 0 : 1;
+  // World: with one host that has no GPU, AUTO means the CPU for everybody.
+  world.comm().AllReduce(&missing, &missing, 1, ReduceOp::kMax, {.tag = "device", .control = true}).Wait();
+  absl::Status verdict;
+  if (choice == DeviceChoice::kCuda) verdict = gpu;
+  if (missing != 0 && verdict.ok() && precision != Precision::kFp32) {
+    verdict = Refuse(absl::StrCat("train.precision: ", precision == Precision::kBf16 ? "BF16" : "TF32",
+                                  " needs a GPU on every host (CPUs compute in fp32); set train.precision to FP32, or "
+                                  "run where `shardit doctor` shows a GPU"));
+  }
+  const absl::Status agreed = AgreeStatus(world.comm(), verdict);
+  if (!agreed.ok()) return verdict.ok() ? WithExitCode(agreed, ExitCode::kUsage) : verdict;
+  if (missing != 0) return Device::Cpu();
+  return Device::Cuda(world.local_rank() % static_cast<int>(cuda::Devices().size()));
+}
+
+std::string DescribeDevice(Device device, const CpuShare& share) {
+  if (device.is_cpu()) return absl::StrCat("cpu (", share.threads, " threads)");
+  return absl::StrCat("cuda:", device.index, " (", cuda::Devices()[static_cast<size_t>(device.index)].name, ")");
+}
+
+RankContext MakeRankContext(Device device, const CpuShare& share, Precision precision, bool deterministic, bool tune) {
+  const CudaOptions cuda{
+      .tf32 = precision == Precision::kTf32, .deterministic = deterministic, .tune_products = tune && !deterministic};
+  return device.is_cpu() ? RankContext(share.threads, share.cpus)
+                         : RankContext(device, cuda, share.threads, share.cpus);
+}
+
+DType ComputeType(Precision precision) { return precision == Precision::kBf16 ? DType::kBF16 : DType::kF32; }
+
+}  // namespace shardit
