@@ -250,6 +250,13 @@ cudaError_t cudaDeviceGetPCIBusId(char* bus_id, int length, int device) {
   return cudaSuccess;
 }
 
+cudaError_t cudaDeviceCanAccessPeer(int* can_access, int device, int peer) {
+  const int count = GlobalSettings().devices;
+  if (device < 0 || device >= count || peer < 0 || peer >= count) return Report(cudaErrorInvalidDevice);
+  *can_access = device != peer ? 1 : 0;
+  return cudaSuccess;
+}
+
 cudaError_t cudaDriverGetVersion(int* version) {
   *version = 13000;
   return cudaSuccess;
