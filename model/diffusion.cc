@@ -9,6 +9,7 @@
 
 #include "core/base/check.h"
 #include "core/tensor/rng.h"
+#include "model/diffusion_draws.h"
 
 namespace shardit {
 namespace {
@@ -180,10 +181,7 @@ void Diffusion::AddNoise(int64_t t, const float* x_0, const float* noise, int64_
   for (int64_t i = 0; i < count; ++i) x_t[i] = static_cast<float>(a * x_0[i] + b * noise[i]);
 }
 
-int64_t Diffusion::DrawTimestep(uint64_t seed, int64_t position) const {
-  const RngKey key{seed, RngPurpose::kTimestep, static_cast<uint64_t>(position)};
-  return BoundedFromWord(key.Word(0), static_cast<uint32_t>(steps()));
-}
+int64_t Diffusion::DrawTimestep(uint64_t seed, int64_t position) const { return TimestepAt(seed, position, steps()); }
 
 std::vector<int64_t> KeptSteps(int64_t steps, int64_t n) {
   CHECK(n >= 2 && n <= steps) << n << " of " << steps << " steps";
@@ -197,12 +195,11 @@ std::vector<int64_t> KeptSteps(int64_t steps, int64_t n) {
 }
 
 void DrawNoise(uint64_t seed, int64_t position, int64_t count, float* out) {
-  FillNormal({seed, RngPurpose::kNoise, static_cast<uint64_t>(position)}, 0, count, out);
+  FillNormal(NoiseKey(seed, position), 0, count, out);
 }
 
 bool DrawLabelDrop(uint64_t seed, int64_t position, float probability) {
-  const RngKey key{seed, RngPurpose::kLabelDrop, static_cast<uint64_t>(position)};
-  return UniformFromWord(key.Word(0)) < probability;
+  return LabelDroppedAt(seed, position, probability);
 }
 
 }  // namespace shardit

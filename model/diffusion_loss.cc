@@ -17,18 +17,8 @@
 namespace shardit {
 
 // What the elements of one image have in common.
-struct ImageConstants {
-  Diffusion::PredictedX0 predicted_x0;
-  Diffusion::Target target;
-  double sqrt_alpha_bar;
-  double sqrt_one_minus_alpha_bar;
-  double posterior_x0;
-  double posterior_xt;
-  double log_variance;      // of the true posterior, clipped: frac = 0
-  double log_range;         // log(beta) - log_variance: frac = 1
-  double inverse_variance;  // of the true posterior
-  bool first_step;          // t = 0
-  double d_mse;             // factors of the derivatives
+struct ImageConstants : LossConstants {
+  double d_mse;  // factors of the derivatives
   double d_vb;
 };
 
@@ -145,7 +135,7 @@ HWY_INLINE LaneSums RunVector(const ImageConstants& image, const ImagePlanes& at
   const V value = Load(at.value), frac = hn::MulAdd(Set(0.5), value, Set(0.5));
   const V z = hn::Mul(frac, Set(image.log_range));
   Term term;
-  if (image.first_step) {
+  if (image.first_step != 0) {
     const V mean = hn::MulAdd(Set(image.posterior_x0), predicted_x_0, hn::Mul(Set(image.posterior_xt), x_t));
     term = Nll(x_0, hn::Sub(x_0, mean), hn::Add(z, Set(image.log_variance)));
   } else {
@@ -216,22 +206,9 @@ namespace {
 
 HWY_EXPORT(RunImage);
 
-ImageConstants ConstantsAt(const Diffusion& diffusion, int64_t t, double elements, double scale) {
-  const DiffusionStep& step = diffusion.at(t);
-  ImageConstants image{};
-  image.predicted_x0 = diffusion.predicted_x0(t);
-  image.target = diffusion.target(t);
-  image.sqrt_alpha_bar = step.sqrt_alpha_bar;
-  image.sqrt_one_minus_alpha_bar = step.sqrt_one_minus_alpha_bar;
-  image.posterior_x0 = step.posterior_x0;
-  image.posterior_xt = step.posterior_xt;
-  image.log_variance = step.posterior_log_variance;
-  image.log_range = step.log_beta - step.posterior_log_variance;
-  image.inverse_variance = std::exp(-step.posterior_log_variance);
-  image.first_step = t == 0;
-  image.d_mse = 2.0 * scale / elements;
-  image.d_vb = 0.5 * image.log_range * scale / (elements * std::numbers::ln2);  // d log-variance / dv = range / 2
-  return image;
+ImageConstants ConstantsOf(const LossConstants& step, double elements, double scale) {
+  // Of the derivative by v: d log-variance / dv = range / 2.
+  return {step, 2.0 * scale / elements, 0.5 * step.log_range * scale / (elements * std::numbers::ln2)};
 }
 
 ImagePlanes PlanesOf(const DiffusionLossArgs& args, bool learn_sigma, int64_t n) {
@@ -247,6 +224,20 @@ ImagePlanes PlanesOf(const DiffusionLossArgs& args, bool learn_sigma, int64_t n)
 
 }  // namespace
 
+LossConstants ConstantsAt(const Diffusion& diffusion, int64_t t) {
+  const DiffusionStep& step = diffusion.at(t);
+  return {.predicted_x0 = diffusion.predicted_x0(t),
+          .target = diffusion.target(t),
+          .sqrt_alpha_bar = step.sqrt_alpha_bar,
+          .sqrt_one_minus_alpha_bar = step.sqrt_one_minus_alpha_bar,
+          .posterior_x0 = step.posterior_x0,
+          .posterior_xt = step.posterior_xt,
+          .log_variance = step.posterior_log_variance,
+          .log_range = step.log_beta - step.posterior_log_variance,
+          .inverse_variance = std::exp(-step.posterior_log_variance),
+          .first_step = t == 0};
+}
+
 LossResult DiffusionLoss(const Diffusion& diffusion, const DiffusionLossArgs& args, ThreadPool& pool) {
   CHECK_EQ(static_cast<int64_t>(args.per_image.size()), args.images) << "[diffusion_loss] per_image";
   CHECK_GT(args.elements, 0) << "[diffusion_loss] elements";
@@ -255,7 +246,8 @@ LossResult DiffusionLoss(const Diffusion& diffusion, const DiffusionLossArgs& ar
   const double elements = static_cast<double>(args.elements);
   pool.ParallelFor(args.images, 1, [&](int64_t begin, int64_t end, int) {
     for (int64_t n = begin; n < end; ++n) {
-      const ImageConstants image = ConstantsAt(diffusion, args.t[n], elements, args.grad_scale / args.denominator);
+      const ImageConstants image =
+          ConstantsOf(ConstantsAt(diffusion, args.t[n]), elements, args.grad_scale / args.denominator);
       const ImageLoss sums = HWY_DYNAMIC_DISPATCH(RunImage)(image, PlanesOf(args, learn_sigma, n), args.elements);
       args.per_image[n] = {sums.mse / elements, sums.vb / (elements * std::numbers::ln2)};
     }

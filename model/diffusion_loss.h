@@ -17,14 +17,15 @@
 // bound, full at it; only the branch taken counts.
 //
 // Determinism: an image is summed by one thread in element order over the lanes of the instruction set; images are
-// added in order. So the result is the same bits for any number of threads. NaN in the output gives NaN in loss and
-// gradient.
+// added in order. So the result is the same bits for any number of threads. On CUDA an image is summed by blocks of
+// threads in a fixed order. NaN in the output gives NaN in loss and gradient.
 #pragma once
 
 #include <cstdint>
 #include <span>
 
 #include "core/base/thread_pool.h"
+#include "core/tensor/cuda_context.h"
 #include "model/diffusion.h"
 
 namespace shardit {
@@ -64,4 +65,42 @@ struct LossResult {
 // Blocks until done; images are shared out over the pool. CHECK-fails on a t out of range or a wrong per_image size.
 LossResult DiffusionLoss(const Diffusion& diffusion, const DiffusionLossArgs& args, ThreadPool& pool);
 
+// What the elements of an image at step t have in common.
+struct LossConstants {
+  Diffusion::PredictedX0 predicted_x0;
+  Diffusion::Target target;
+  double sqrt_alpha_bar;
+  double sqrt_one_minus_alpha_bar;
+  double posterior_x0;
+  double posterior_xt;
+  double log_variance;      // of the true posterior, clipped: frac = 0
+  double log_range;         // log(beta) - log_variance: frac = 1
+  double inverse_variance;  // of the true posterior
+  int64_t first_step;       // t = 0
+};
+LossConstants ConstantsAt(const Diffusion& diffusion, int64_t t);
+
+namespace cuda {
+
+// As DiffusionLossArgs, in device memory; a step's constants travel with the image.
+struct DeviceLossArgs {
+  int64_t images = 0;
+  int64_t elements = 0;
+  bool learn_sigma = false;
+  const LossConstants* constants = nullptr;  // [N]
+  const float* x_0 = nullptr;
+  const float* noise = nullptr;
+  const float* output = nullptr;
+  double denominator = 1;
+  float* d_output = nullptr;
+  double grad_scale = 1;
+  ImageLoss* per_image = nullptr;
+};
+void DiffusionLoss(const DeviceLossArgs& args, CudaContext& context);
+
+// Adds losses, mse and vb of the images to three sums of exact::kLimbs (core/base/exact_digits.h) that lie behind each
+// other in device memory: the integers that ExactSum has.
+void AddImageLosses(const ImageLoss* images, int64_t count, int64_t* limbs, CudaContext& context);
+
+}  // namespace cuda
 }  // namespace shardit

@@ -13,7 +13,8 @@
 namespace shardit::exact {
 
 inline constexpr int kDigits = 66;
-enum NonFinite : int { kNan = kDigits, kPositiveInfinity, kNegativeInfinity, kLimbs };
+inline constexpr int kNan = kDigits, kPositiveInfinity = kDigits + 1, kNegativeInfinity = kDigits + 2;
+inline constexpr int kLimbs = kDigits + 3;
 
 inline constexpr int kDigitBits = 32;
 inline constexpr int64_t kDigitMask = (int64_t{1} << kDigitBits) - 1;
