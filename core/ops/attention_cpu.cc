@@ -333,18 +333,18 @@ void CheckShape(const AttentionShape& shape) {
 }
 
 // `products` of [queries, keys] by head_dim for every head; `row_passes` over the operands' rows.
-KernelCost CostOf(const char* name, const AttentionShape& shape, double products, double row_passes) {
+KernelCost CostOf(const char* name, const AttentionShape& shape, DType dtype, double products, double row_passes) {
   const double heads = static_cast<double>(shape.batch * shape.heads), dim = static_cast<double>(shape.head_dim);
   const double queries = static_cast<double>(shape.queries), keys = static_cast<double>(shape.keys);
   return {name, products * 2.0 * heads * queries * keys * dim,
-          row_passes * sizeof(float) * heads * (queries + keys) * dim};
+          row_passes * static_cast<double>(SizeOf(dtype)) * heads * (queries + keys) * dim};
 }
 
 }  // namespace
 
 void AttentionFwd(const AttentionFwdArgs& args, CpuContext& context) {
   CheckShape(args.shape);
-  if (context.Planned(CostOf("attention_fwd", args.shape, 2, 2))) return;  // q, k, v, out
+  if (context.Planned(CostOf("attention_fwd", args.shape, args.q.data.dtype(), 2, 2))) return;  // q, k, v, out
   HWY_DYNAMIC_DISPATCH(RunForward)(args, context);
 }
 
@@ -352,7 +352,7 @@ void AttentionBwd(const AttentionBwdArgs& args, CpuContext& context) {
   CheckShape(args.shape);
   CHECK(args.lse != nullptr) << "[Attention] backward needs the log-sum-exp of forward";
   // Scores once more, dv, dP, dq, dk; q, k, v, out, d_out, dq, dk, dv.
-  if (context.Planned(CostOf("attention_bwd", args.shape, 5, 4))) return;
+  if (context.Planned(CostOf("attention_bwd", args.shape, args.q.data.dtype(), 5, 4))) return;
   HWY_DYNAMIC_DISPATCH(RunBackward)(args, context);
 }
 

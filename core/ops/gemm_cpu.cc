@@ -417,8 +417,9 @@ void CheckArgs(const GemmArgs& args) {
 KernelCost CostOf(const GemmArgs& args) {
   const char* const names[] = {"gemm_nt", "gemm_nn", "gemm_tn"};
   const double m = static_cast<double>(args.m), n = static_cast<double>(args.n), k = static_cast<double>(args.k);
-  const double passes_over_c = 1.0 + (args.accumulate ? 1.0 : 0.0) + (args.aux != nullptr ? 1.0 : 0.0);
-  return {names[static_cast<int>(args.form)], 2.0 * m * n * k, sizeof(float) * (m * k + n * k + passes_over_c * m * n)};
+  const double in = static_cast<double>(SizeOf(args.a.dtype())), out = static_cast<double>(SizeOf(args.c.dtype()));
+  const double c_bytes = (args.accumulate ? 2.0 : 1.0) * out + (args.aux.raw() != nullptr ? in : 0.0);
+  return {names[static_cast<int>(args.form)], 2.0 * m * n * k, in * (m * k + n * k) + c_bytes * m * n};
 }
 
 }  // namespace

@@ -322,8 +322,8 @@ void SumPartials(const NormShape& shape, const float* partials, const ImageRowsG
 }
 
 // `passes` over the tokens.
-KernelCost CostOf(const char* name, const NormShape& shape, int passes) {
-  return {name, 0, sizeof(float) * static_cast<double>(passes * shape.images * shape.tokens * shape.width)};
+KernelCost CostOf(const char* name, const NormShape& shape, DType dtype, int passes) {
+  return {name, 0, static_cast<double>(SizeOf(dtype) * passes * shape.images * shape.tokens * shape.width)};
 }
 
 }  // namespace
@@ -332,7 +332,7 @@ void NormFwd(const NormFwdArgs& args, CpuContext& context) {
   CHECK(args.y == nullptr || args.r != nullptr) << "[norm] a residual sum has nowhere to go";
   CHECK(args.h == nullptr || (args.scale.data != nullptr && args.shift.data != nullptr)) << "[norm] no scale or shift";
   const int passes = 1 + (args.y != nullptr ? 2 : 0) + (args.h != nullptr ? 1 : 0);
-  if (context.Planned(CostOf("norm_fwd", args.shape, passes))) return;
+  if (context.Planned(CostOf("norm_fwd", args.shape, args.x.dtype(), passes))) return;
   const int64_t rows = args.shape.images * args.shape.tokens;
   const int64_t grain = std::max<int64_t>(1, norm_internal::kGrain / std::max<int64_t>(1, args.shape.width));
   context.pool.ParallelFor(rows, grain, [&](int64_t begin, int64_t end, int) {
@@ -344,7 +344,7 @@ void NormBwd(const NormBwdArgs& args, CpuContext& context) {
   CHECK(args.dgate.data == nullptr || args.y != nullptr) << "[norm] the gate's gradient needs y";
   const int passes = 1 + (args.dh != nullptr ? 2 : 0) + (args.dr_in != nullptr ? 1 : 0) + (args.y != nullptr ? 1 : 0) +
                      (args.dy != nullptr ? 1 : 0);
-  if (context.Planned(CostOf("norm_bwd", args.shape, passes))) return;
+  if (context.Planned(CostOf("norm_bwd", args.shape, args.dx.dtype(), passes))) return;
   const int64_t items = args.shape.images * norm_internal::RunsPerImage(args.shape);
   const int64_t sums = items * args.shape.width;
   float* scratch = context.workspace.SharedArea<float>(3 * sums);

@@ -1,6 +1,7 @@
-// The memory of one rank: a caching allocator of size-classed blocks. After the first steps of a training run with
-// static shapes every request is served from blocks that came back, so the system is not asked again; tests assert it
-// through stats().system_allocations.
+// The memory of one rank. On the CPU a caching allocator of size-classed blocks; on a GPU a few large regions with an
+// arena each (core/tensor/arena.h), so that memory is not lost between size classes. After the first steps of a
+// training run with static shapes every request is served from what came back, at the same addresses, and the system is
+// not asked again; tests assert it through stats().system_allocations.
 //
 // Every block has an owner, what it is kept for: the tag that was set when it was allocated (MemoryOwnerScope), by
 // default activations.
@@ -8,19 +9,23 @@
 // A planning allocator does the same sums for blocks that nothing backs: addresses are unique, aligned, outside of what
 // a process can map, and never to be read or written. Tensors in it know (Tensor::plan).
 //
-// Thread-safe; the owner tag is the compute thread's to set. Blocks are 64-byte aligned. Freed blocks are kept until
-// the allocator dies or Trim() is called.
+// Thread-safe; the owner tag is the compute thread's to set. Blocks are 64-byte aligned, on a GPU 512. Freed blocks are
+// kept until the allocator dies or Trim() is called.
 #pragma once
 
 #include <array>
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <mutex>
+#include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "core/base/cost_recorder.h"
+#include "core/tensor/arena.h"
 #include "core/tensor/device.h"
 
 namespace shardit {
@@ -58,32 +63,51 @@ class Allocator {
   // True for the addresses that planning allocators give out.
   static bool IsPlanned(const void* address);
 
-  // Never null; running out of memory ends the process with the allocator's statistics. bytes == 0 gives a valid block.
+  // Never null; running out of memory ends the process with the allocator's statistics by owner, and what the report
+  // below has to say. bytes == 0 gives a valid block.
   // `owner` is given back to Free.
   void* Allocate(int64_t bytes, MemoryOwner owner = MemoryOwner::kActivations);
   void Free(void* block, int64_t bytes, MemoryOwner owner = MemoryOwner::kActivations);
   // The owner that the innermost MemoryOwnerScope has set.
   MemoryOwner owner() const { return owner_.load(std::memory_order_relaxed); }
 
+  // A GPU's: takes a region of so many bytes ahead of the requests, which then lie in one piece.
+  void Reserve(int64_t bytes);
+  // Asked when memory runs out: what could be done about it.
+  void set_advice(std::function<std::string()> advice) { advice_ = std::move(advice); }
+
   AllocatorStats stats() const;
   void ResetPeak();
   // Gives cached blocks back to the system.
   void Trim();
 
-  // The bytes that a request occupies: the next size class (8 classes per power of two, at least 64 bytes).
-  static int64_t RoundedSize(int64_t bytes);
+  // The bytes that a request occupies: on the CPU the next size class (8 classes per power of two, at least 64 bytes),
+  // on a GPU the next multiple of 512.
+  int64_t RoundedSize(int64_t bytes) const;
 
  private:
   friend class MemoryOwnerScope;
 
-  void* AskSystem(int64_t size);
+  struct Region {
+    char* begin;
+    int64_t bytes;
+    Arena arena;
+  };
+
+  void* TakeBlock(int64_t size);
+  void* PlannedBlock(int64_t size);
+  void* FromRegions(int64_t size);
+  bool AddRegion(int64_t size);
+  [[noreturn]] void OutOfMemory(int64_t size) const;
 
   const Device device_;
   CostRecorder* const plan_;
   const Stream stream_;
   std::atomic<MemoryOwner> owner_ = MemoryOwner::kActivations;
   mutable std::mutex mutex_;
-  std::map<int64_t, std::vector<void*>> cache_;  // size class -> free blocks
+  std::map<int64_t, std::vector<void*>> cache_;  // size class -> free blocks; not used on a GPU
+  std::vector<Region> regions_;                  // a GPU's
+  std::function<std::string()> advice_;
   AllocatorStats stats_;
   int64_t planned_bytes_ = 0;  // addresses given out
 };

@@ -117,24 +117,25 @@ TEST(TensorDeathTest, WrongUseIsACheck) {
 }
 
 TEST(Allocator, SizeClassesAreFewAndFine) {
+  const Allocator allocator(Device::Cpu());
   int64_t last = 0;
   for (int64_t bytes = 1; bytes < (1 << 20); bytes += 61) {
-    const int64_t size = Allocator::RoundedSize(bytes);
+    const int64_t size = allocator.RoundedSize(bytes);
     ASSERT_GE(size, bytes);
     ASSERT_EQ(size % 64, 0);
     ASSERT_LE(size, std::max<int64_t>(bytes + 64, bytes + bytes / 8 + 64));
     ASSERT_GE(size, last);
-    ASSERT_EQ(Allocator::RoundedSize(size), size);
+    ASSERT_EQ(allocator.RoundedSize(size), size);
     last = size;
   }
-  EXPECT_EQ(Allocator::RoundedSize(0), 64);
+  EXPECT_EQ(allocator.RoundedSize(0), 64);
 }
 
 TEST(Allocator, ReusesBlocksAndCounts) {
   Allocator allocator(Device::Cpu());
   void* first = allocator.Allocate(1000);
   EXPECT_EQ(reinterpret_cast<uintptr_t>(first) % 64, 0u);
-  const int64_t size = Allocator::RoundedSize(1000);
+  const int64_t size = allocator.RoundedSize(1000);
   EXPECT_EQ(allocator.stats().bytes_in_use, size);
   allocator.Free(first, 1000);
   EXPECT_EQ(allocator.stats().bytes_in_use, 0);
@@ -144,7 +145,7 @@ TEST(Allocator, ReusesBlocksAndCounts) {
   EXPECT_EQ(allocator.stats().system_allocations, 1);
   void* third = allocator.Allocate(100000);
   EXPECT_EQ(allocator.stats().system_allocations, 2);
-  EXPECT_EQ(allocator.stats().peak_bytes_in_use, size + Allocator::RoundedSize(100000));
+  EXPECT_EQ(allocator.stats().peak_bytes_in_use, size + allocator.RoundedSize(100000));
   allocator.Free(third, 100000);
   allocator.ResetPeak();
   EXPECT_EQ(allocator.stats().peak_bytes_in_use, size);
@@ -173,8 +174,8 @@ TEST(Accumulate, DenseAndStrided) {
     const Tensor destination = strided ? whole.Narrow(1, 2, columns) : whole;
     const Tensor source = Tensor::Empty(context.allocator(), {rows, columns});
     std::iota(source.data(), source.data() + source.elements(), 0.0f);
-    Accumulate(context.pool(), destination, source);
-    Accumulate(context.pool(), destination, source);
+    Accumulate(context, destination, source);
+    Accumulate(context, destination, source);
     double sum = 0;
     for (int64_t i = 0; i < whole.elements(); ++i) sum += whole.data()[i];
     EXPECT_EQ(sum, static_cast<double>(source.elements()) * static_cast<double>(source.elements() - 1));

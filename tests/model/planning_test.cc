@@ -112,7 +112,7 @@ TEST(Planning, OwnersMakeUpThePeak) {
   RankContext context = RankContext::Planning(plan);
   const DitConfig config = Small(Conditioning::kAdaLnZero);
   const AllocatorStats stats = TwoSteps(context, config, RecomputeMode::kNone);
-  const int64_t state = Allocator::RoundedSize(4 * (ParameterCount(config) - PositionTableCount(config)));
+  const int64_t state = context.allocator().RoundedSize(4 * (ParameterCount(config) - PositionTableCount(config)));
   const auto of = [&](MemoryOwner owner) { return stats.peak_by_owner[static_cast<size_t>(owner)]; };
   EXPECT_EQ(of(MemoryOwner::kWeights), state);
   EXPECT_EQ(of(MemoryOwner::kGradients), state);

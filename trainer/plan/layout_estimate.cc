@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "core/base/math.h"
+#include "trainer/train/sharding.h"
 
 namespace shardit {
 namespace {
@@ -20,6 +21,7 @@ struct Layout {
   double pp() const { return static_cast<double>(parallel.pp); }
   double dp() const { return static_cast<double>(parallel.dp); }
   double rounds() const { return static_cast<double>(micro_batches); }
+  double compute_bytes() const { return static_cast<double>(SizeOf(ComputeType(options.train.precision))); }
   // Blocks of the largest part of the chain.
   int64_t part_blocks() const { return CeilDiv(options.model.depth, parallel.pp * parallel.virtual_stages); }
   // Blocks of the rank that has most.
@@ -61,14 +63,15 @@ double InFlight(const Layout& layout) {
 }
 
 int64_t PeakBytes(const Layout& layout) {
-  const double state = 4 * LargestRankElements(layout), share = state / layout.dp();
+  const double elements = LargestRankElements(layout), state = 4 * elements, share = state / layout.dp();
+  // Of what forward reads: the fp32 weights themselves, or a bf16 copy beside them.
+  const double compute = layout.compute_bytes(), copy = compute == 4 ? 0 : compute * elements;
   const int zero = static_cast<int>(layout.parallel.zero_stage);
-  const double units_bytes =
-      4 * static_cast<double>(std::max(
-              {layout.units.block.parameters, layout.units.embedding.parameters, layout.units.final_layer.parameters}));
-  const double bucket =
-      zero == 3 ? units_bytes : std::max(units_bytes, static_cast<double>(layout.parallel.bucket_mib << 20));
-  const double weights = zero == 3 ? share + 2 * units_bytes : state;
+  const double unit_elements = static_cast<double>(std::max(
+      {layout.units.block.parameters, layout.units.embedding.parameters, layout.units.final_layer.parameters}));
+  const double bucket = zero == 3 ? 4 * unit_elements
+                                  : std::max(4 * unit_elements, static_cast<double>(layout.parallel.bucket_mib << 20));
+  const double weights = zero == 3 ? share + copy / layout.dp() + 2 * compute * unit_elements : state + copy;
   const double gradients = zero >= 2 ? share + 2 * bucket : state;
   const double rest = 3 * (zero >= 1 ? share : state);
   const UnitCosts& units = layout.units;
@@ -98,18 +101,19 @@ double BubbleSeconds(const Layout& layout, double forward, double backward, doub
 double DataSeconds(const Layout& layout, double forward, double backward) {
   if (layout.parallel.dp == 1) return 0;
   const LinkFigures& link = LinkOf(layout.figures, layout.placement, layout.parallel.tp, layout.parallel.dp);
-  const double once = (layout.dp() - 1) / layout.dp() * 4 * LargestRankElements(layout) / link.bytes_per_second;
+  const double element = (layout.dp() - 1) / layout.dp() * LargestRankElements(layout) / link.bytes_per_second;
+  const double once = 4 * element, gather = layout.compute_bytes() * element;  // gradients one way, weights back
   const double bucket = once / std::max<double>(1.0, static_cast<double>(layout.blocks()));  // the last: never hidden
   switch (layout.parallel.zero_stage) {
     case 0:
       return std::max(2 * bucket, 2 * once - backward);
     case 1:
-      return std::max(bucket, once - backward) + std::max(bucket, once - forward);
+      return std::max(bucket, once - backward) + std::max(bucket, gather - forward);
     case 2:
-      return layout.rounds() * std::max(0.0, once - backward) + bucket + std::max(bucket, once - forward);
+      return layout.rounds() * std::max(0.0, once - backward) + bucket + std::max(bucket, gather - forward);
     default:
       // The first unit of a part is waited for, each way.
-      return layout.rounds() * (std::max(0.0, once - forward) + std::max(0.0, 2 * once - backward) +
+      return layout.rounds() * (std::max(0.0, gather - forward) + std::max(0.0, once + gather - backward) +
                                 2 * bucket * static_cast<double>(layout.parallel.virtual_stages));
   }
 }
@@ -117,7 +121,8 @@ double DataSeconds(const Layout& layout, double forward, double backward) {
 double OptimizerSeconds(const Layout& layout) {
   const double kept = LargestRankElements(layout) / (layout.parallel.zero_stage >= 1 ? layout.dp() : 1.0);
   const double memory = static_cast<double>(layout.placement.threads) * layout.figures.memory_bytes_per_second;
-  return (36 * kept + 4 * LargestRankElements(layout) / layout.dp()) / memory;
+  const double update_bytes = 36 + (layout.compute_bytes() == 4 ? 0 : layout.compute_bytes());
+  return (update_bytes * kept + 4 * LargestRankElements(layout) / layout.dp()) / memory;
 }
 
 }  // namespace

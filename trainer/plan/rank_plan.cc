@@ -53,14 +53,16 @@ RankPlan PlanSteps(RunOptions options, const MeshShape& shape, const MeshCoords&
                    const RankPlacement& placement, int64_t micro_batches) {
   options.train.global_batch = shape.dp * options.train.micro_batch * micro_batches;
   CostRecorder clock(PriceOf(figures, placement));
-  RankContext context = RankContext::Planning(clock);
+  const DType compute = ComputeType(options.train.precision);
+  RankContext context = RankContext::Planning(clock, figures.devices_are_cores ? Device::Cpu() : Device::Cuda(0));
   context.timeline().Enable();
   CollectiveLog log;
   PlannedNetwork network(figures, placement, shape, &clock);
   FakeCommunicator world(RankOf(shape, coords), shape.ranks(), "world", &log, &network);
   Mesh mesh = Mesh::Fake(shape, world);
   const StepComms comms(mesh);
-  const Sharding sharding = MakeSharding(options.model, options.parallel, options.train.deterministic, shape, coords);
+  const Sharding sharding =
+      MakeSharding(options.model, options.parallel, options.train.deterministic, shape, coords, compute);
   TrainState state(options.model, sharding, context.allocator());
   const Diffusion diffusion(options.diffusion);
   const Optimizer optimizer(options.optimizer, options.ema, options.train.steps);

@@ -30,7 +30,8 @@ std::vector<RankPlan> PlanStages(const RunOptions& options, const MeshShape& sha
   std::vector<RankPlan> ranks;
   for (int pp = 0; pp < shape.pp; ++pp) {
     const MeshCoords coords{.pp = pp};
-    const Sharding sharding = MakeSharding(options.model, options.parallel, options.train.deterministic, shape, coords);
+    const Sharding sharding = MakeSharding(options.model, options.parallel, options.train.deterministic, shape, coords,
+                                           ComputeType(options.train.precision));
     const StageKey key = KeyOf(sharding, static_cast<int>(options.model.depth) + 2);
     const auto same = planned.find(key);
     if (shape.pp > kStagesPlannedEach && same != planned.end()) {

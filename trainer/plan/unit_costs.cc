@@ -26,7 +26,7 @@ class UnitPlanner {
     own_tokens_ = model->flow_tokens();
     if (sharding.sequence_parallel) own_tokens_ = PartRange(own_tokens_, sharding.shape.tp, 0).size();
     for (const auto& parameter : model->parameters().all()) {
-      parameter->value = Tensor::Empty(context_.allocator(), parameter->value.shape());
+      parameter->value = Tensor::Empty(context_.allocator(), parameter->value.shape(), sharding.compute);
       parameter->grad = Tensor::Empty(context_.allocator(), parameter->value.shape());
     }
   }
@@ -59,7 +59,8 @@ class UnitPlanner {
                                 {.recompute = recompute_, .tensor_axis = seams_.get()});
     cost.forward = lap();
     cost.saved_bytes = allocator.stats().bytes_in_use - before;
-    std::vector<Tape::Seed> seeds{{flow.x_NTD, Tensor::Empty(allocator, flow.x_NTD.shape())}};
+    std::vector<Tape::Seed> seeds{
+        {flow.x_NTD, Tensor::Empty(allocator, flow.x_NTD.shape(), flow.x_NTD.value().dtype())}};
     if (flow.condition.producer() != nullptr) {
       seeds.push_back({flow.condition, Tensor::Empty(allocator, flow.condition.shape())});
     }
@@ -85,11 +86,13 @@ class UnitPlanner {
   }
 
   DitFlow Input(Leaf* tokens, Leaf* condition) {
-    tokens->value = Tensor::Empty(context_.allocator(), {images_, own_tokens_, model_->config().width});
+    const DType dtype = model_->parameters().all().front()->value.dtype();
+    tokens->value = Tensor::Empty(context_.allocator(), {images_, own_tokens_, model_->config().width}, dtype);
+    tokens->grad_dtype = dtype;
     DitFlow flow{.x_NTD = Var(*tokens)};
     const Shape shape = model_->condition_shape(images_);
     if (shape.ndim() == 0) return flow;
-    condition->value = Tensor::Empty(context_.allocator(), shape);
+    condition->value = Tensor::Empty(context_.allocator(), shape, dtype);
     flow.condition = Var(*condition);
     return flow;
   }
@@ -120,7 +123,8 @@ const UnitCosts& UnitCostCache::Get(int tp, bool sequence_parallel, int64_t micr
   parallel.tp = tp;
   parallel.pp = parallel.dp = parallel.virtual_stages = 1;
   parallel.sequence_parallel = sequence_parallel;
-  const Sharding sharding = MakeSharding(config, parallel, false, {.pp = 1, .dp = 1, .tp = tp}, {});
+  const Sharding sharding =
+      MakeSharding(config, parallel, false, {.pp = 1, .dp = 1, .tp = tp}, {}, ComputeType(options_.train.precision));
   std::unique_ptr<Dit>& model = models_[tp];
   if (model == nullptr) {
     model = std::make_unique<Dit>(config);

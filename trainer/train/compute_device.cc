@@ -59,6 +59,4 @@ RankContext MakeRankContext(Device device, const CpuShare& share, Precision prec
                          : RankContext(device, cuda, share.threads, share.cpus);
 }
 
-DType ComputeType(Precision precision) { return precision == Precision::kBf16 ? DType::kBF16 : DType::kF32; }
-
 }  // namespace shardit

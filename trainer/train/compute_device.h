@@ -21,7 +21,4 @@ std::string DescribeDevice(Device device, const CpuShare& share);
 // be off where ranks must compute the same bits from the same operands (the tensor axis).
 RankContext MakeRankContext(Device device, const CpuShare& share, Precision precision, bool deterministic, bool tune);
 
-// The type that forward computes in.
-DType ComputeType(Precision precision);
-
 }  // namespace shardit

@@ -46,14 +46,15 @@ std::vector<UnitRange> CutStages(const DitConfig& config, int stages) {
   return ranges;
 }
 
-std::vector<Shape> BoundaryShapes(const Dit& model, const Sharding& sharding, int part, int64_t images) {
+std::vector<BoundaryTensor> BoundaryInputs(const Dit& model, const Sharding& sharding, int part, int64_t images,
+                                           DType dtype) {
   if (sharding.parts[static_cast<size_t>(part)].begin == 0) return {};
   int64_t tokens = model.flow_tokens();
   if (sharding.sequence_parallel) tokens = PartRange(tokens, sharding.shape.tp, sharding.coords.tp).size();
-  std::vector<Shape> shapes{{images, tokens, model.config().width}};
+  std::vector<BoundaryTensor> inputs{{Shape{images, tokens, model.config().width}, dtype}};
   const Shape condition = model.condition_shape(images);
-  if (condition.ndim() > 0) shapes.push_back(condition);
-  return shapes;
+  if (condition.ndim() > 0) inputs.push_back({condition, dtype});
+  return inputs;
 }
 
 std::vector<Range> UnitRangesOf(const Sharding& sharding) {

@@ -9,6 +9,7 @@
 #include "core/base/math.h"
 #include "model/dit.h"
 #include "parallel/mesh.h"
+#include "parallel/pipeline/stage.h"
 #include "parallel/tensor/plan.h"
 #include "trainer/run_config/options.h"
 
@@ -37,6 +38,9 @@ struct Sharding {
   static Sharding Whole(const DitConfig& config);
 };
 
+// The type that forward computes in.
+inline DType ComputeType(Precision precision) { return precision == Precision::kBf16 ? DType::kBF16 : DType::kF32; }
+
 // `parallel` has been resolved for shape.ranks() ranks.
 Sharding MakeSharding(const DitConfig& config, const ParallelOptions& parallel, bool deterministic,
                       const MeshShape& shape, const MeshCoords& coords, DType compute = DType::kF32);
@@ -44,9 +48,10 @@ Sharding MakeSharding(const DitConfig& config, const ParallelOptions& parallel, 
 // The chain's units in `stages` ranges of about equal forward work, at least one block in each.
 std::vector<UnitRange> CutStages(const DitConfig& config, int stages);
 
-// Shapes of what enters part `part` of this rank with `images` images a micro-batch: the tokens (own ones where they
-// are cut) and the condition where the design has one. Empty for the first global stage.
-std::vector<Shape> BoundaryShapes(const Dit& model, const Sharding& sharding, int part, int64_t images);
+// What enters part `part` of this rank with `images` images a micro-batch, in a model that computes in `dtype`: the
+// tokens (own ones where they are cut) and the condition where the design has one. Empty for the first global stage.
+std::vector<BoundaryTensor> BoundaryInputs(const Dit& model, const Sharding& sharding, int part, int64_t images,
+                                           DType dtype);
 
 // sharding.parts as ranges.
 std::vector<Range> UnitRangesOf(const Sharding& sharding);
