@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <cstring>
 #include <numeric>
+#include <span>
 
 #include "tests/cuda_emulator/fatal.h"
 #include "tests/cuda_emulator/symbols.h"
@@ -148,6 +149,7 @@ class Multiprocessor {
   std::vector<Fiber*> idle_fibers_;
   int assigned_ = 0;  // the thread that the fiber switched to shall begin
   char* shared_ = nullptr;
+  std::vector<std::span<char>> shared_variables_;
 };
 
 Multiprocessor& Machine() {
@@ -167,6 +169,7 @@ void Multiprocessor::Run(const KernelRun& run) {
       for (unsigned x = 0; x < run.block.x; ++x) indices_.push_back({x, y, z});
     }
   }
+  shared_variables_ = SharedVariables(run.kernel);
   blockDim = run.block;
   gridDim = run.grid;
   // Blocks in the order of a walk by a step that has no divisor in common with their number.
@@ -194,6 +197,7 @@ void Multiprocessor::RunBlock() {
   for (int w = 0; w < warps; ++w) warps_[w] = {};
   if (count_ % kWarpSize != 0) warps_[warps - 1].exited = kAllLanes << (count_ % kWarpSize);
   DrawOrder();
+  for (const std::span<char> variable : shared_variables_) std::memset(variable.data(), 0xFF, variable.size());
   if (run_->shared_bytes > 0) {
     std::memset(shared_, 0xFF, run_->shared_bytes);
     std::memset(shared_ + run_->shared_bytes, kSharedCanary, kSharedCanaryBytes);

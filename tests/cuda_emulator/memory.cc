@@ -234,6 +234,13 @@ void Memory::SetProtection(bool on) {
   if (was_closed != closed()) OpenPages(was_closed);
 }
 
+void Memory::SuspendProtection(bool suspend) {
+  std::lock_guard lock(mutex_);
+  const bool was_closed = closed();
+  suspended_ += suspend ? 1 : -1;
+  if (was_closed != closed()) OpenPages(was_closed);
+}
+
 void SetProtection(bool on) { Memory::Instance().SetProtection(on); }
 
 }  // namespace cuda_emulator

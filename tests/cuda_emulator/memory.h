@@ -44,6 +44,8 @@ class Memory {
   void Open();
   void Close();
   void SetProtection(bool on);
+  // While ranks are threads of this process, memory stays open: one of them always runs something. Calls nest.
+  void SuspendProtection(bool suspend);
 
  private:
   struct Allocation {
@@ -62,7 +64,7 @@ class Memory {
   const Allocation* FindAllocation(const void* pointer) const;
   void CheckCanaries(const char* begin, const Allocation& allocation) const;
   void OpenPages(bool open);
-  bool closed() const { return protection_ && open_count_ == 0; }
+  bool closed() const { return protection_ && suspended_ == 0 && open_count_ == 0; }
 
   std::mutex mutex_;
   const size_t page_;
@@ -72,6 +74,7 @@ class Memory {
   std::map<const char*, Pinned> pinned_;
   std::map<int, size_t> used_;  // bytes, by device
   int open_count_ = 0;
+  int suspended_ = 0;
   bool protection_;
 };
 
