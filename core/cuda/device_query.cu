@@ -17,6 +17,28 @@ std::vector<DeviceInfo> Devices() {
   return devices;
 }
 
+bool CanAccessPeer(int from, int to) {
+  if (from == to) return true;
+  int can = 0;
+  CUDA_CHECK(cudaDeviceCanAccessPeer(&can, from, to));
+  return can != 0;
+}
+
+std::string WhyNoDevice() {
+  int count = 0;
+  const cudaError_t error = cudaGetDeviceCount(&count);
+  if (error == cudaSuccess && count == 0) return cudaGetErrorString(cudaErrorNoDevice);
+  return error == cudaSuccess ? "" : cudaGetErrorString(error);
+}
+
+Versions CudaVersions() {
+  Versions versions;
+  // Without a driver both may be errors.
+  if (cudaDriverGetVersion(&versions.driver) != cudaSuccess) versions.driver = 0;
+  if (cudaRuntimeGetVersion(&versions.built_with) != cudaSuccess) versions.built_with = 0;
+  return versions;
+}
+
 bool Built() { return true; }
 
 }  // namespace shardit::cuda

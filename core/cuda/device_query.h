@@ -16,6 +16,20 @@ struct DeviceInfo {
 
 std::vector<DeviceInfo> Devices();
 
+// Whether kernels on device `from` can read the memory of device `to`. Both exist.
+bool CanAccessPeer(int from, int to);
+
+// Why Devices() is empty, in CUDA's words; empty where it is not.
+std::string WhyNoDevice();
+
+// Of CUDA, as 1000 * major + 10 * minor: the newest that the machine's driver serves (0: no driver), and the one that
+// this program was built with (0: none).
+struct Versions {
+  int driver = 0;
+  int built_with = 0;
+};
+Versions CudaVersions();
+
 // True where this program was built with its CUDA code.
 bool Built();
 
