@@ -30,7 +30,8 @@ ALLOWED = {
 }
 # The mesh's own files lie in parallel/ itself and may use the communicators.
 EXTRA = {"parallel/mesh.h": ["parallel/comm"], "parallel/mesh.cc": ["parallel/comm"],
-         "model/dit_plan.cc": ["parallel/tensor/plan.h"]}
+         "model/dit_plan.cc": ["parallel/tensor/plan.h"],
+         "core/autograd/tape.cc": ["core/cuda/nvtx.h"]}
 
 PROTO_HEADER = re.compile(r"\.pb\.h$|^google/protobuf/")
 PROTO_FOLDERS = ("trainer/run_config/", "trainer/checkpoint/", "trainer/metrics/", "launch/", "tests/trainer/")

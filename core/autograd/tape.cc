@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "core/cuda/nvtx.h"
+
 namespace shardit {
 
 bool Tape::Records(std::initializer_list<const Var*> inputs) const {
@@ -81,7 +83,10 @@ void Tape::RunReadyNodes() {
     last = &node;
     context_.ops().Record(node.name());
     node.weights_deferred_ = options_.defer_weights && node.has_deferrable_weights();
-    node.Backward(context_);
+    {
+      const NvtxRange range(node.name());
+      node.Backward(context_);
+    }
     for (const Node::Edge& edge : node.edges_) {
       if (edge.producer != nullptr && --edge.producer->pending_consumers_ == 0) {
         ready_.push_back(edge.producer);
@@ -93,7 +98,10 @@ void Tape::RunReadyNodes() {
 }
 
 void Tape::RunWeights(Node& node) {
-  if (!node.weights_deferred_) node.BackwardWeights(context_);
+  if (!node.weights_deferred_) {
+    const NvtxRange range(node.name());
+    node.BackwardWeights(context_);
+  }
   if (check_finite_) CheckFinite(node);
   Finish(node);
 }
@@ -112,6 +120,7 @@ int Tape::RunDeferredWeights() {
   const std::vector<std::unique_ptr<Node>> deferred = std::exchange(deferred_, {});
   for (const std::unique_ptr<Node>& node : deferred) {
     context_.ops().Record(node->name());
+    const NvtxRange range(node->name());
     node->BackwardWeights(context_);
     ReleaseLeaves(*node);
   }
