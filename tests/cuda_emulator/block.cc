@@ -119,7 +119,7 @@ class Multiprocessor {
   // The thread to run next, or -1; `fresh`: one that has not begun.
   int Next(bool& fresh);
   void Resume(int thread);
-  void Wait(State state);
+  [[gnu::always_inline]] inline void Wait();
   Fiber* TakeFiber();
   void MakeReady(int thread);
   [[noreturn]] void Deadlock();
@@ -152,12 +152,58 @@ class Multiprocessor {
   std::vector<std::span<char>> shared_variables_;
 };
 
-Multiprocessor& Machine() {
-  static thread_local Multiprocessor machine;
-  return machine;
+constinit thread_local Multiprocessor* machine = nullptr;
+
+[[gnu::noinline]] void MakeMachine() {
+  static thread_local Multiprocessor made;
+  machine = &made;
 }
 
-void FiberEntry() { Machine().FiberLoop(); }
+Multiprocessor& Machine() {
+  if (machine == nullptr) MakeMachine();
+  return *machine;
+}
+
+void FiberEntry() {
+  Fiber::Entered();
+  Machine().FiberLoop();
+}
+
+int Multiprocessor::Next(bool& fresh) {
+  fresh = begun_ < count_ && (ready_count_ == 0 || begin_first_);
+  if (fresh) return order_[begun_++];
+  if (ready_count_ == 0) return -1;
+  const int thread = ready_[ready_head_];
+  ready_head_ = (ready_head_ + 1) % kMaxThreads;
+  --ready_count_;
+  return thread;
+}
+
+// Makes a waiting thread the current one; the caller switches to its fiber.
+void Multiprocessor::Resume(int thread) {
+  current_ = thread;
+  threadIdx = indices_[static_cast<size_t>(thread)];
+  state_[thread] = static_cast<uint8_t>(State::kRunning);
+  fiber_ = threads_[static_cast<size_t>(thread)].fiber;
+}
+
+// The current thread leaves the host thread to another, until it is its turn again.
+[[gnu::always_inline]] inline void Multiprocessor::Wait() {
+  const int self = current_;
+  bool fresh;
+  const int next = Next(fresh);
+  if (next < 0) Deadlock();
+  if (next == self) return;
+  Fiber* from = fiber_;
+  threads_[static_cast<size_t>(self)].fiber = from;
+  if (fresh) {
+    assigned_ = next;
+    fiber_ = TakeFiber();
+  } else {
+    Resume(next);
+  }
+  Fiber::Switch(*from, *fiber_);
+}
 
 void Multiprocessor::Run(const KernelRun& run) {
   run_ = &run;
@@ -282,42 +328,6 @@ void Multiprocessor::RunThread(int thread) {
   ExitWarp(current_);
 }
 
-int Multiprocessor::Next(bool& fresh) {
-  fresh = begun_ < count_ && (ready_count_ == 0 || begin_first_);
-  if (fresh) return order_[begun_++];
-  if (ready_count_ == 0) return -1;
-  const int thread = ready_[ready_head_];
-  ready_head_ = (ready_head_ + 1) % kMaxThreads;
-  --ready_count_;
-  return thread;
-}
-
-// Makes a waiting thread the current one; the caller switches to its fiber.
-void Multiprocessor::Resume(int thread) {
-  current_ = thread;
-  threadIdx = indices_[static_cast<size_t>(thread)];
-  state_[thread] = static_cast<uint8_t>(State::kRunning);
-  fiber_ = threads_[static_cast<size_t>(thread)].fiber;
-}
-
-// The current thread leaves the host thread to another, until it is its turn again.
-void Multiprocessor::Wait(State state) {
-  const int self = current_;
-  bool fresh;
-  const int next = Next(fresh);
-  if (next < 0) Deadlock();
-  if (next == self) return;
-  Fiber* from = fiber_;
-  threads_[static_cast<size_t>(self)].fiber = from;
-  if (fresh) {
-    assigned_ = next;
-    fiber_ = TakeFiber();
-  } else {
-    Resume(next);
-  }
-  Fiber::Switch(*from, *fiber_);
-}
-
 Fiber* Multiprocessor::TakeFiber() {
   if (idle_fibers_.empty()) {
     fibers_.push_back(std::make_unique<Fiber>(&FiberEntry, static_cast<int>(fibers_.size())));
@@ -348,7 +358,7 @@ void Multiprocessor::ArriveInWarp(const char* name, unsigned mask, void* payload
   state_[current_] = static_cast<uint8_t>(State::kInWarp);
   warps_[warp].waiting |= 1u << lane;
   TryReleaseWarp(warp, mask);
-  Wait(State::kInWarp);
+  Wait();
 }
 
 // Lets the lanes of `mask` go on where all that have not exited wait with that mask.
@@ -422,7 +432,7 @@ int Multiprocessor::ArriveAtBarrier(const char* name, int id, int expected, Coun
   }
   if (barrier.arrived == barrier.expected) ReleaseBarrier(barrier);
   if (!wait) return 0;
-  Wait(State::kAtBarrier);
+  Wait();
   return thread.barrier_result;
 }
 

@@ -16,8 +16,7 @@
 #endif
 
 #if defined(__x86_64__)
-// void cuda_emulator_switch_stack(void** save, void* load): pushes what a function must preserve, swaps stacks, pops.
-extern "C" void cuda_emulator_switch_stack(void** save, void* load);
+// It ends in a jump, whose target the processor predicts by habit; of a return it would expect that of its own stack.
 asm(R"(
 .text
 .align 16
@@ -39,7 +38,8 @@ cuda_emulator_switch_stack:
   popq %r12
   popq %rbx
   popq %rbp
-  ret
+  popq %rcx
+  jmpq *%rcx
 .size cuda_emulator_switch_stack, .-cuda_emulator_switch_stack
 )");
 #endif
@@ -54,9 +54,6 @@ constexpr size_t kStackBytes = 128 << 10;
 #endif
 constexpr size_t kColourBytes = 64;
 constexpr int kColours = 97;
-
-// Where a first switch finds out which fiber it entered, and every switch which one it left.
-thread_local Fiber* entered = nullptr;
 
 }  // namespace
 
@@ -74,7 +71,7 @@ Fiber::Fiber() {
 #endif
 }
 
-Fiber::Fiber(void (*entry)(), int index) : entry_(entry) {
+Fiber::Fiber(void (*entry)(), int index) {
   const size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
   void* mapping =
       mmap(nullptr, page + kStackBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -88,7 +85,7 @@ Fiber::Fiber(void (*entry)(), int index) : entry_(entry) {
   // What the first switch pops: six registers and the address to return to. The stack is then as a call leaves it.
   void** slot = reinterpret_cast<void**>(top);
   *--slot = nullptr;
-  *--slot = reinterpret_cast<void*>(&Fiber::Enter);
+  *--slot = reinterpret_cast<void*>(entry);
   for (int i = 0; i < 6; ++i) *--slot = nullptr;
   stack_pointer_ = slot;
 #else
@@ -96,7 +93,7 @@ Fiber::Fiber(void (*entry)(), int index) : entry_(entry) {
   context_.uc_stack.ss_sp = stack_low_;
   context_.uc_stack.ss_size = static_cast<size_t>(top - stack_low_);
   context_.uc_link = nullptr;
-  makecontext(&context_, &Fiber::Enter, 0);
+  makecontext(&context_, entry, 0);
 #endif
 #if defined(__SANITIZE_THREAD__)
   sanitizer_state_ = __tsan_create_fiber(0);
@@ -111,8 +108,7 @@ Fiber::~Fiber() {
   munmap(mapping_, static_cast<size_t>(stack_low_ - mapping_) + stack_bytes_);
 }
 
-void Fiber::Switch(Fiber& from, Fiber& to) {
-  entered = &to;
+void Fiber::SwitchTold(Fiber& from, Fiber& to) {
 #if defined(__SANITIZE_ADDRESS__)
   __sanitizer_start_switch_fiber(&from.sanitizer_state_, to.stack_low_, to.stack_bytes_);
 #endif
@@ -129,12 +125,10 @@ void Fiber::Switch(Fiber& from, Fiber& to) {
 #endif
 }
 
-void Fiber::Enter() {
+void Fiber::Entered() {
 #if defined(__SANITIZE_ADDRESS__)
   __sanitizer_finish_switch_fiber(nullptr, nullptr, nullptr);
 #endif
-  entered->entry_();
-  Fatal("a fiber's entry returned");
 }
 
 }  // namespace cuda_emulator

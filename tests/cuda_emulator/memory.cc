@@ -17,6 +17,11 @@ namespace {
 
 constexpr size_t kRegionBytes = size_t{256} << 30;
 constexpr size_t kGranule = 16;
+// Allocations of this size and more get pages of 2 MiB: opening and closing costs by the page.
+constexpr size_t kLarge = size_t{256} << 10;
+constexpr size_t kHugePage = size_t{2} << 20;
+// Of the unused bytes before an allocation, those that hold the pattern.
+constexpr size_t kCanaryBytes = 4096;
 constexpr unsigned char kCanary = 0xC5;
 
 size_t RoundUp(size_t value, size_t unit) { return (value + unit - 1) / unit * unit; }
@@ -39,9 +44,11 @@ Memory& Memory::Instance() {
 }
 
 Memory::Memory() : page_(static_cast<size_t>(sysconf(_SC_PAGESIZE))), protection_(GlobalSettings().protection) {
-  void* region = mmap(nullptr, kRegionBytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  void* region = mmap(nullptr, kRegionBytes + kHugePage, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (region == MAP_FAILED) Fatal("no addresses for device memory");
-  region_ = next_ = static_cast<char*>(region);
+  // Aligned to the largest unit.
+  region_ = reinterpret_cast<char*>(RoundUp(reinterpret_cast<size_t>(region), kHugePage));
+  next_ = region_;
 }
 
 cudaError_t Memory::Allocate(size_t bytes, int device, void** pointer) {
@@ -53,13 +60,16 @@ cudaError_t Memory::Allocate(size_t bytes, int device, void** pointer) {
   size_t& used = used_[device];
   const size_t total = GlobalSettings().memory_bytes;
   if (bytes > total || used > total - bytes) return cudaErrorMemoryAllocation;
-  const size_t page_bytes = RoundUp(bytes, page_);
-  char* pages = FindAddresses(page_bytes + page_);
+  const size_t unit = bytes >= kLarge ? kHugePage : page_;
+  const size_t page_bytes = RoundUp(bytes, unit);
+  char* pages = FindAddresses(page_bytes, unit);
   if (mmap(pages, page_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == MAP_FAILED) {
     return cudaErrorMemoryAllocation;
   }
+  if (unit == kHugePage) madvise(pages, page_bytes, MADV_HUGEPAGE);  // without it: slower
   char* begin = pages + page_bytes - RoundUp(bytes, kGranule);
-  std::memset(pages, kCanary, static_cast<size_t>(begin - pages));
+  const size_t canaries = std::min(kCanaryBytes, static_cast<size_t>(begin - pages));
+  std::memset(begin - canaries, kCanary, canaries);
   std::memset(begin, 0xFF, bytes);
   std::memset(begin + bytes, kCanary, static_cast<size_t>(pages + page_bytes - begin) - bytes);
   if (closed()) Protect(pages, page_bytes, PROT_NONE);
@@ -69,14 +79,16 @@ cudaError_t Memory::Allocate(size_t bytes, int device, void** pointer) {
   return cudaSuccess;
 }
 
-char* Memory::FindAddresses(size_t bytes) {
+// Free addresses of `bytes` at a multiple of `unit`, with a guard page behind.
+char* Memory::FindAddresses(size_t bytes, size_t unit) {
   char* const end = region_ + kRegionBytes;
   for (int round = 0; round < 2; ++round) {
-    while (static_cast<size_t>(end - next_) >= bytes) {
-      char* candidate = next_;
-      auto after = allocations_.lower_bound(candidate);
-      if (after == allocations_.end() || after->second.pages >= candidate + bytes) {
-        next_ = candidate + bytes;
+    for (;;) {
+      char* candidate = region_ + RoundUp(static_cast<size_t>(next_ - region_), unit);
+      if (candidate > end || static_cast<size_t>(end - candidate) < bytes + page_) break;
+      const auto after = allocations_.lower_bound(candidate);
+      if (after == allocations_.end() || after->second.pages >= candidate + bytes + page_) {
+        next_ = candidate + bytes + page_;
         return candidate;
       }
       next_ = after->second.pages + after->second.page_bytes + page_;
@@ -104,6 +116,8 @@ cudaError_t Memory::Free(void* pointer) {
 
 void Memory::CheckCanaries() {
   std::lock_guard lock(mutex_);
+  if (!used_since_check_) return;
+  used_since_check_ = false;
   if (closed()) OpenPages(true);
   for (const auto& [begin, allocation] : allocations_) CheckCanaries(begin, allocation);
   if (closed()) OpenPages(false);
@@ -111,7 +125,8 @@ void Memory::CheckCanaries() {
 
 void Memory::CheckCanaries(const char* begin, const Allocation& allocation) const {
   const auto bad = [](char byte) { return static_cast<unsigned char>(byte) != kCanary; };
-  const char* before = std::find_if(allocation.pages, const_cast<char*>(begin), bad);
+  const char* first = std::max<const char*>(allocation.pages, begin - kCanaryBytes);
+  const char* before = std::find_if(first, begin, bad);
   if (before != begin) {
     Fatal("written out of bounds, " + std::to_string(begin - before) + " bytes before the begin of " +
           Describe(begin, allocation.bytes));
@@ -219,6 +234,7 @@ void Memory::Open() {
   std::lock_guard lock(mutex_);
   if (closed()) OpenPages(true);
   ++open_count_;
+  used_since_check_ = true;
 }
 
 void Memory::Close() {

@@ -60,7 +60,7 @@ class Memory {
   };
 
   Memory();
-  char* FindAddresses(size_t bytes);
+  char* FindAddresses(size_t bytes, size_t unit);
   const Allocation* FindAllocation(const void* pointer) const;
   void CheckCanaries(const char* begin, const Allocation& allocation) const;
   void OpenPages(bool open);
@@ -74,6 +74,7 @@ class Memory {
   std::map<const char*, Pinned> pinned_;
   std::map<int, size_t> used_;  // bytes, by device
   int open_count_ = 0;
+  bool used_since_check_ = false;
   int suspended_ = 0;
   bool protection_;
 };
