@@ -1,14 +1,26 @@
-// What the emulator's tests share: launches, and arrays on the device.
+// What the emulator's tests share: launches, arrays on the device, seeds.
 #pragma once
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <utility>
 #include <vector>
 
 #include "cuda_runtime.h"
+#include "tests/cuda_emulator/settings.h"
 
 namespace cuda_emulator {
+
+// A seed for as long as it lives.
+class SeedScope {
+ public:
+  explicit SeedScope(uint64_t seed) : before_(GlobalSettings().seed) { SetSeed(seed); }
+  ~SeedScope() { SetSeed(before_); }
+
+ private:
+  uint64_t before_;
+};
 
 inline void Check(cudaError_t error) { ASSERT_EQ(error, cudaSuccess) << cudaGetErrorName(error); }
 

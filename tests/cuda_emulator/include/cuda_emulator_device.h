@@ -57,7 +57,7 @@ template <class To, class From>
 To Bits(From value) {
   static_assert(sizeof(To) == sizeof(From));
   To bits;
-  std::memcpy(&bits, &value, sizeof(bits));
+  std::memcpy(static_cast<void*>(&bits), static_cast<const void*>(&value), sizeof(bits));
   return bits;
 }
 
@@ -65,9 +65,9 @@ template <class T>
 T ShuffleValue(Shuffle kind, unsigned mask, T value, int operand, int width, Location where) {
   static_assert(std::is_trivially_copyable_v<T> && sizeof(T) <= sizeof(uint64_t));
   uint64_t word = 0;
-  std::memcpy(&word, &value, sizeof(value));
+  std::memcpy(&word, static_cast<const void*>(&value), sizeof(value));
   word = WarpShuffle(kind, mask, word, operand, width, where);
-  std::memcpy(&value, &word, sizeof(value));
+  std::memcpy(static_cast<void*>(&value), &word, sizeof(value));
   return value;
 }
 
