@@ -25,8 +25,8 @@ struct Leaf {
   // The gradient's destination: usually a view of the flat fp32 main gradient. When it is not defined, the first
   // backward allocates it.
   Tensor grad;
-  // Of a gradient that is allocated here: parameters' are fp32 whatever the type of the value; what passes between
-  // pipeline stages has the type of the value.
+  // Of a gradient that is allocated here: parameters' are fp32 whatever the type of the value; that of an activation (a
+  // pipeline stage's input, a recomputed segment's) has the type in which its producer gathers it.
   DType grad_dtype = DType::kF32;
   // False at the start of a step: the first contribution then overwrites `grad` (no zeroing pass); later ones add to
   // it.

@@ -19,10 +19,17 @@ GradDestination Node::Destination(RankContext& context, int input) {
   if (grad.defined()) return {grad, true};
   grad = to.producer->GradStorage(context, to.output);
   if (!grad.defined()) {
-    const size_t output = static_cast<size_t>(to.output);
-    grad = Tensor::Empty(context.allocator(), to.producer->output_shapes_[output], to.producer->output_dtypes_[output]);
+    const Shape& shape = to.producer->output_shapes_[static_cast<size_t>(to.output)];
+    grad = Tensor::Empty(context.allocator(), shape, to.producer->GradType(to.output));
   }
   return {grad, false};
+}
+
+DType Node::InputGradType(int input) const {
+  const Edge& to = edge(input);
+  CHECK(to.requires_grad()) << "[" << name() << "] input " << input << " wants no gradient";
+  if (to.leaf == nullptr) return to.producer->GradType(to.output);
+  return to.leaf->grad.defined() ? to.leaf->grad.dtype() : to.leaf->grad_dtype;
 }
 
 void Node::Deliver(RankContext& context, int input, Tensor grad) {
@@ -35,7 +42,7 @@ void Node::Deliver(RankContext& context, int input, Tensor grad) {
   Leaf& leaf = *to.leaf;
   CHECK(grad.shape() == leaf.value.shape())
       << "[" << name() << "] gradient " << grad.shape() << " for leaf " << leaf.name << " " << leaf.value.shape();
-  if (!leaf.grad.defined() && leaf.grad_source == nullptr) {
+  if (!leaf.grad.defined() && leaf.grad_source == nullptr && grad.dtype() == leaf.grad_dtype) {
     leaf.grad = std::move(grad);
     leaf.grad_written = true;
     return;
@@ -52,10 +59,11 @@ void Node::AddOutputGrad(RankContext& context, int output, Tensor grad) {
   Tensor& slot = output_grads_[index];
   if (!slot.defined()) {
     slot = GradStorage(context, output);
-    if (!slot.defined()) {
+    if (!slot.defined() && grad.dtype() == GradType(output)) {
       slot = std::move(grad);
       return;
     }
+    if (!slot.defined()) slot = Tensor::Empty(context.allocator(), output_shapes_[index], GradType(output));
     slot.Zero();
   }
   Accumulate(context, slot, grad);

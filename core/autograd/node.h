@@ -40,9 +40,12 @@ class Node {
   virtual bool has_deferrable_weights() const { return false; }
 
   // Where the gradient of output `output` is to be gathered when its first contribution arrives; undefined means a
-  // fresh dense tensor of the output's shape and type. A node whose outputs are views of one tensor returns views of
-  // one gradient.
+  // fresh dense tensor of the output's shape, of GradType. A node whose outputs are views of one tensor returns views
+  // of one gradient.
   virtual Tensor GradStorage(RankContext& context, int output) { return {}; }
+  // The type in which the gradient of output `output` is gathered: the output's, or a wider one where many nodes read
+  // it, since a long sum loses digits in bf16.
+  virtual DType GradType(int output) const { return output_dtypes_[static_cast<size_t>(output)]; }
 
   // Bytes kept alive for backward by this node first: a storage that an earlier node of the tape saved is counted
   // there.
@@ -58,11 +61,13 @@ class Node {
   bool Needs(int input) const { return edge(input).requires_grad(); }
   // Gradient of output `output`; undefined when nothing downstream depended on it.
   const Tensor& Grad(int output = 0) const { return output_grads_[static_cast<size_t>(output)]; }
+  // The type in which the gradient of input i is gathered.
+  DType InputGradType(int input) const;
   // The place for the gradient of input i. At most one call per input and backward.
   GradDestination Destination(RankContext& context, int input);
-  // Hands over a gradient that already lies in `grad`: moved in where it is the first contribution to a node's output,
-  // added otherwise. The caller gives the tensor up; a node that has deferrable weights must not deliver its own
-  // Grad().
+  // Hands over a gradient that already lies in `grad`: moved in where it is the first contribution and of the type in
+  // which they are gathered, added otherwise. The caller gives the tensor up; a node that has deferrable weights must
+  // not deliver its own Grad().
   void Deliver(RankContext& context, int input, Tensor grad);
   // During Backward(): whether BackwardWeights() follows at once or is deferred.
   bool weights_deferred() const { return weights_deferred_; }
@@ -77,8 +82,8 @@ class Node {
     Leaf* leaf = nullptr;
     bool requires_grad() const { return producer != nullptr || leaf != nullptr; }
   };
-  // Adds `grad` to the gradient of one of this node's outputs: moved in where it is the first contribution and the node
-  // has no storage of its own for it.
+  // Adds `grad` to the gradient of one of this node's outputs: moved in where it is the first contribution, of
+  // GradType, and the node has no storage of its own for it.
   void AddOutputGrad(RankContext& context, int output, Tensor grad);
   const Edge& edge(int input) const { return edges_[static_cast<size_t>(input)]; }
 

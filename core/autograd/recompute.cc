@@ -21,6 +21,7 @@ class RecomputeNode : public Node {
       inputs_[i].name = "recompute input";
       inputs_[i].value = input_values_[i];
       inputs_[i].requires_grad = Needs(static_cast<int>(i));
+      if (inputs_[i].requires_grad) inputs_[i].grad_dtype = InputGradType(static_cast<int>(i));
       vars.emplace_back(inputs_[i]);
     }
     const Var output = segment_(*inner_, vars);

@@ -11,10 +11,7 @@ class SiluNode : public Node {
   explicit SiluNode(Tensor x) : Node(1), x_(std::move(x)) {}
   const char* name() const override { return "silu"; }
 
-  // A sum over many readers loses digits in bf16.
-  Tensor GradStorage(RankContext& context, int output) override {
-    return x_.dtype() == DType::kF32 ? Tensor() : Tensor::Empty(context.allocator(), x_.shape(), DType::kF32);
-  }
+  DType GradType(int output) const override { return DType::kF32; }
 
   void Backward(RankContext& context) override {
     const GradDestination dx = Destination(context, 0);

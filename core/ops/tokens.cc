@@ -38,10 +38,17 @@ void CopyOut(RankContext& context, const Tensor& whole, TokenRange range, const 
            context);
 }
 
+struct JoinKind {
+  const char* name;
+  bool many_readers;  // every block reads the result: its gradient is gathered in fp32
+};
+constexpr JoinKind kAppend{"append_tokens", false}, kStack{"stack_tokens", true};
+
 class JoinTokensNode : public Node {
  public:
-  JoinTokensNode(const char* name, std::vector<TokenRange> ranges) : Node(1), name_(name), ranges_(std::move(ranges)) {}
-  const char* name() const override { return name_; }
+  JoinTokensNode(JoinKind kind, std::vector<TokenRange> ranges) : Node(1), kind_(kind), ranges_(std::move(ranges)) {}
+  const char* name() const override { return kind_.name; }
+  DType GradType(int output) const override { return kind_.many_readers ? DType::kF32 : Node::GradType(output); }
 
   void Backward(RankContext& context) override {
     for (size_t i = 0; i < ranges_.size(); ++i) {
@@ -51,7 +58,7 @@ class JoinTokensNode : public Node {
   }
 
  private:
-  const char* const name_;
+  const JoinKind kind_;
   const std::vector<TokenRange> ranges_;
 };
 
@@ -82,7 +89,7 @@ class KeepTokensNode : public Node {
 };
 
 // Concatenates along the tokens; parts are [N, D] (one token) or [N, T, D].
-Var Join(Tape& tape, const char* name, std::vector<Var> parts) {
+Var Join(Tape& tape, JoinKind kind, std::vector<Var> parts) {
   std::vector<TokenRange> ranges;
   int64_t tokens = 0;
   const int64_t images = parts[0].dim(0), width = parts[0].dim(-1);
@@ -90,7 +97,7 @@ Var Join(Tape& tape, const char* name, std::vector<Var> parts) {
     const Tensor& value = part.value();
     const bool rows = value.ndim() == 2 && value.stride(1) == 1;
     CHECK((rows || (value.ndim() == 3 && value.is_dense())) && value.dim(0) == images && value.dim(-1) == width)
-        << "[" << name << "] " << value.shape() << " with strides " << value.strides() << " beside "
+        << "[" << kind.name << "] " << value.shape() << " with strides " << value.strides() << " beside "
         << parts[0].shape();
     ranges.push_back({tokens, value.ndim() == 2 ? 1 : value.dim(1)});
     tokens += ranges.back().tokens;
@@ -102,7 +109,7 @@ Var Join(Tape& tape, const char* name, std::vector<Var> parts) {
     records = records || tape.Records({&parts[i]});
   }
   if (!records) return Var(std::move(whole));
-  auto node = std::make_unique<JoinTokensNode>(name, std::move(ranges));
+  auto node = std::make_unique<JoinTokensNode>(kind, std::move(ranges));
   return tape.Record(std::move(node), std::move(parts), {std::move(whole)}, {})[0];
 }
 
@@ -111,13 +118,13 @@ Var Join(Tape& tape, const char* name, std::vector<Var> parts) {
 Var AppendTokens(Tape& tape, const Var& x_NTD, const Var& t_ND, const Var& y_ND) {
   CHECK(x_NTD.value().ndim() == 3 && t_ND.value().ndim() == 2 && y_ND.value().ndim() == 2)
       << "[append_tokens] x " << x_NTD.shape() << ", t " << t_ND.shape() << ", y " << y_ND.shape();
-  return Join(tape, "append_tokens", {x_NTD, t_ND, y_ND});
+  return Join(tape, kAppend, {x_NTD, t_ND, y_ND});
 }
 
 Var StackTokens(Tape& tape, const Var& t_ND, const Var& y_ND) {
   CHECK(t_ND.value().ndim() == 2 && y_ND.value().ndim() == 2)
       << "[stack_tokens] t " << t_ND.shape() << ", y " << y_ND.shape();
-  return Join(tape, "stack_tokens", {t_ND, y_ND});
+  return Join(tape, kStack, {t_ND, y_ND});
 }
 
 Var KeepTokens(Tape& tape, const Var& x_NSD, int64_t keep) {
