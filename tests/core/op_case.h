@@ -1,17 +1,11 @@
-// OpCase: one operation, described once by its inputs, how to run it and a naive float64 version of its forward. The
-// runner derives from that, for every case:
+// OpCase: one operation, described once by its inputs, how to run it and a naive float64 version of its forward. Two
+// runners derive all else from that, for every case:
 //
-//   - forward against the naive version, recorded and in inference mode, on every instruction set of the machine;
-//   - every gradient against central differences of the naive version, with all outputs and with each output alone in
-//     use, on every instruction set;
-//   - destinations overwritten, added to, allocated afresh, strided, and reached through other nodes;
-//   - each input alone wanting a gradient, and deferred weight gradients: the same bits as all at once;
-//   - 1, 2 and 3 threads: the same bits;
-//   - under --bench, for the cases marked `timed`: microseconds and GB/s (every input and output once) on 1 and 2
-//     threads. Timed cases are not checked: their shapes may be too large for the naive version.
+//   - on the CPU (op_case_cpu.h): parity, gradients and destinations on every instruction set, and --bench;
+//   - on CUDA (tests/cuda/ops/op_cases_*): the same in fp32, TF32 and bf16.
 //
-//   INSTANTIATE_OP_CASES(Silu, SiluCases());        // in core/ops/silu_test.cc; SiluCases() returns
-//   std::vector<OpCase>
+// The cases of an op are made by a function in tests/core/ops/*_cases.cc, declared in op_cases.h, so that both find
+// them.
 #pragma once
 
 #include <cstdint>
@@ -53,25 +47,46 @@ struct Array {
   }
 };
 
+// What an input is to a run in bf16 on a GPU. In fp32 runs everything is fp32.
+enum class OpRole {
+  kActivation,  // value and gradient are bf16
+  kParameter,   // its value is bf16, its gradient fp32
+  kData,        // fp32 always
+};
+
 struct OpInput {
   Shape shape;
   bool strided = false;  // [rows, columns] only: value and gradient are columns of wider tensors
   bool wants_grad = true;
   double spread = 1;  // standard deviation of its values, drawn from a normal distribution
+  OpRole role = OpRole::kActivation;
 };
+
+using Arrays = std::vector<Array>;
 
 struct OpCase {
   std::string name;  // letters, digits and underscores
   std::vector<OpInput> inputs;
   std::function<std::vector<Var>(Tape& tape, const std::vector<Var>& inputs)> run;
-  std::function<std::vector<Array>(const std::vector<Array>& inputs)> naive;
-  // Largest errors allowed, relative to the largest value of the tensor.
+  std::function<Arrays(const Arrays& inputs)> naive;
+  // Largest errors allowed in fp32, relative to the largest value of the tensor.
   double tolerance = 2e-6;
   double grad_tolerance = 1e-5;
   bool adds_to_gradients = true;   // false: the op must be the only consumer of its inputs
   bool inputs_independent = true;  // false: only gradients of all inputs together are supported
-  bool timed = false;
+  bool timed = false;              // timed by --bench on the CPU, not checked
+  // CUDA, bf16: the naive version as it would be written in bf16, every tensor between its steps rounded; its error is
+  // the measure of the kernel's (their outputs and gradients are rounded by the runner). Null where there is no such
+  // tensor. `twin_grads` returns the gradients of all inputs, given those of the outputs.
+  std::function<Arrays(const Arrays& inputs)> twin;
+  std::function<Arrays(const Arrays& inputs, const Arrays& seeds)> twin_grads;
+  bool products = false;  // has matrix products, which TF32 rounds
+  // The shapes of a real model: on a GPU only, against the CPU's fp32, and timed there by --bench.
+  bool large = false;
 };
+
+OpCase Timed(OpCase op);
+OpCase Large(OpCase op);
 
 // "op_2x3x72": a case's name from its sizes.
 std::string CaseName(const char* op, std::initializer_list<int64_t> sizes, const char* variant = "");
@@ -79,15 +94,11 @@ std::string CaseName(const char* op, std::initializer_list<int64_t> sizes, const
 std::ostream& operator<<(std::ostream& out, const OpCase& op_case);
 std::string OpCaseName(const ::testing::TestParamInfo<OpCase>& info);
 
-// The cases that are checked, and those that are timed (none unless the program was called with --bench).
-std::vector<OpCase> CheckedCases(std::vector<OpCase> cases);
-std::vector<OpCase> TimedCases(std::vector<OpCase> cases);
+// Whether the program was called with --bench.
+bool BenchRequested();
 
-class OpCaseTest : public ::testing::TestWithParam<OpCase> {};
-class OpTimingTest : public ::testing::TestWithParam<OpCase> {};
-
-#define INSTANTIATE_OP_CASES(op, cases)                                                           \
-  INSTANTIATE_TEST_SUITE_P(op, OpCaseTest, ::testing::ValuesIn(CheckedCases(cases)), OpCaseName); \
-  INSTANTIATE_TEST_SUITE_P(op, OpTimingTest, ::testing::ValuesIn(TimedCases(cases)), OpCaseName)
+// The nearest bf16, and every element's.
+double ToBf16(double value);
+Array ToBf16(Array array);
 
 }  // namespace shardit

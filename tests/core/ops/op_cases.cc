@@ -1,0 +1,17 @@
+#include "tests/core/ops/op_cases.h"
+
+#include <iterator>
+
+namespace shardit {
+
+std::vector<OpCase> AllOpCases() {
+  std::vector<OpCase> all;
+  for (const auto& cases : {AttentionCases, EmbeddingCases, GatedResidualCases, LayerNormCases, LinearCases, MlpCases,
+                            PatchifyCases, PatchProjectionCases, SiluCases, SplitCases, TokensCases, UnpatchifyCases}) {
+    std::vector<OpCase> some = cases();
+    all.insert(all.end(), std::make_move_iterator(some.begin()), std::make_move_iterator(some.end()));
+  }
+  return all;
+}
+
+}  // namespace shardit
