@@ -20,8 +20,8 @@ absl::Status Run(const Flags& flags) {
   const TrainOptions& train = config.options.train;
   World world = SelfWorld();
   ASSIGN_OR_RETURN(const Device device, ChooseDevice(world, train.device, train.precision));
-  RankContext context = MakeRankContext(device, DivideCpus(world, train.threads), train.precision,
-                                        /*deterministic=*/true, /*tune=*/false);
+  RankContext context = MakeRankContext({.device = device, .precision = train.precision, .deterministic = true},
+                                        DivideCpus(world, train.threads));
   return RunParity(context, config.options, flags.weights, flags.inputs, flags.outputs);
 }
 

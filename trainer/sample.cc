@@ -152,7 +152,7 @@ absl::Status RunSample(World& world, const SampleRequest& request) {
   BindToShare(share);
   const absl::StatusOr<Device> device = ChooseDevice(world, request.device, request.precision);
   RETURN_IF_ERROR(device.status());
-  RankContext context = MakeRankContext(*device, share, request.precision, /*deterministic=*/false, /*tune=*/true);
+  RankContext context = MakeRankContext({.device = *device, .precision = request.precision}, share);
   absl::StatusOr<LoadedModel> loaded = absl::EndsWith(request.checkpoint, ".safetensors")
                                            ? LoadWeightFile(context, request)
                                            : LoadCheckpoint(context, request);

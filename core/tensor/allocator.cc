@@ -128,9 +128,9 @@ void Allocator::OutOfMemory(int64_t size) const {
     table << "\n  free        " << std::setw(12) << static_cast<double>(memory.free_bytes) / kMiB << " MiB of "
           << static_cast<double>(memory.total_bytes) / kMiB;
   }
-  const std::string advice = advice_ ? "\n" + advice_() : "";
+  if (advice_) table << '\n' << advice_();
   CHECK(false) << "out of memory on " << device_ << ": " << size
-               << " bytes asked for; in use with them, by owner:" << table.str() << advice;
+               << " bytes asked for; in use with them, by owner:" << table.str();
   std::abort();
 }
 

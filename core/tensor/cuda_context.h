@@ -40,6 +40,7 @@ struct CudaOptions {
   // Times the candidates of every new matrix product shape and keeps the fastest; else the library's first choice,
   // which is the same on all ranks with equal devices.
   bool tune_products = false;
+  int64_t reserve_bytes = 0;  // of the rank's allocator, taken at once (core/tensor/allocator.h)
 };
 
 namespace cuda {

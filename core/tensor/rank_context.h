@@ -28,6 +28,7 @@ class RankContext {
   RankContext(Device device, const CudaOptions& options, int threads, std::span<const int> cpus = {})
       : RankContext(threads, cpus, device, cuda::Runtime::Make(device, options), nullptr) {
     CHECK(cuda_ != nullptr) << "this build has no CUDA code";
+    if (options.reserve_bytes > 0) allocator_.Reserve(options.reserve_bytes);
   }
   RankContext(const RankContext&) = delete;
   RankContext& operator=(const RankContext&) = delete;

@@ -1,9 +1,12 @@
 #include "trainer/train/compute_device.h"
 
+#include <algorithm>
 #include <string>
 
 #include "absl/strings/str_cat.h"
+#include "core/base/math.h"
 #include "core/cuda/device_query.h"
+#include "core/tensor/device_memory.h"
 #include "parallel/comm/agree_status.h"
 #include "trainer/run_config/exit_code.h"
 
@@ -47,16 +50,27 @@ absl::StatusOr<Device> ChooseDevice(World& world, DeviceChoice choice, Precision
   return Device::Cuda(world.local_rank() % static_cast<int>(cuda::Devices().size()));
 }
 
+int64_t MemoryBudget(const World& world, Device device) {
+  constexpr int64_t kOutside = int64_t{512} << 20;  // bytes: cuBLASLt's and kernels' scratch, NCCL's buffers, modules
+  const int64_t devices = static_cast<int64_t>(cuda::Devices().size());
+  const int64_t sharers = CeilDiv(int64_t{world.local_size()}, devices);
+  return std::max<int64_t>(0, cuda::MemoryInfo(device).free_bytes - kOutside) / sharers;
+}
+
 std::string DescribeDevice(Device device, const CpuShare& share) {
   if (device.is_cpu()) return absl::StrCat("cpu (", share.threads, " threads)");
   return absl::StrCat("cuda:", device.index, " (", cuda::Devices()[static_cast<size_t>(device.index)].name, ")");
 }
 
-RankContext MakeRankContext(Device device, const CpuShare& share, Precision precision, bool deterministic, bool tune) {
-  const CudaOptions cuda{
-      .tf32 = precision == Precision::kTf32, .deterministic = deterministic, .tune_products = tune && !deterministic};
-  return device.is_cpu() ? RankContext(share.threads, share.cpus)
-                         : RankContext(device, cuda, share.threads, share.cpus);
+RankContext MakeRankContext(const RankDevice& device, const CpuShare& share) {
+  // Parts of the arena that no request fits cost a few percent.
+  constexpr double kSlack = 1.02;
+  const CudaOptions cuda{.tf32 = device.precision == Precision::kTf32,
+                         .deterministic = device.deterministic,
+                         .tune_products = device.tune && !device.deterministic,
+                         .reserve_bytes = static_cast<int64_t>(kSlack * static_cast<double>(device.planned_bytes))};
+  return device.device.is_cpu() ? RankContext(share.threads, share.cpus)
+                                : RankContext(device.device, cuda, share.threads, share.cpus);
 }
 
 }  // namespace shardit

@@ -14,11 +14,22 @@ namespace shardit {
 // there, or the precision needs one. Agreed over the world: ranks never mix devices.
 absl::StatusOr<Device> ChooseDevice(World& world, DeviceChoice choice, Precision precision);
 
+// What the allocator of a rank may take of its GPU: what is free there, less what kernels' scratch and communication
+// need, shared out over the ranks of this host that share it.
+int64_t MemoryBudget(const World& world, Device device);
+
 // "cuda:0 (NVIDIA H100 80GB HBM3)", "cpu (16 threads)".
 std::string DescribeDevice(Device device, const CpuShare& share);
 
-// Of one that ChooseDevice gave. `tune`: whether matrix products may be timed to choose among algorithms, which is to
-// be off where ranks must compute the same bits from the same operands (the tensor axis).
-RankContext MakeRankContext(Device device, const CpuShare& share, Precision precision, bool deterministic, bool tune);
+struct RankDevice {
+  Device device;              // that ChooseDevice gave
+  int64_t planned_bytes = 0;  // of a GPU, reserved at once; 0: taken as it is asked for
+  Precision precision = Precision::kFp32;
+  bool deterministic = false;
+  // Matrix products may be timed to choose among algorithms: to be off where ranks must compute the same bits from the
+  // same operands (the tensor axis).
+  bool tune = true;
+};
+RankContext MakeRankContext(const RankDevice& device, const CpuShare& share);
 
 }  // namespace shardit

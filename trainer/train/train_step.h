@@ -1,5 +1,9 @@
 // TrainStep: forward, backward, gradient reduction and optimizer update of one step on one rank, whatever the layout.
 //
+// On a GPU a step is device work alone, from the copy of its batch to the update: nothing in it asks the host. After
+// two steps it is recorded as a CUDA graph and from then on replayed with one call; the host waits once a step, for the
+// losses, and has then decided nothing that the device did not.
+//
 // The pipeline executor runs the rank's model parts over the micro-batches (with one pipeline rank: forward and
 // backward in turn); t, noise and label drop are drawn by (seed, global sample position). Gradient buckets leave over
 // the data axis while backward still runs; the updated weights come back under the next forward. Losses are means over
@@ -35,6 +39,7 @@ struct StepOptions {
   bool check_finite = false;
   Beacon* beacon = nullptr;                  // told of every phase; null: nobody watches
   const NumericsPolicy* numerics = nullptr;  // asked before every update; null: only what is not finite is skipped
+  bool cuda_graph = true;                    // on a GPU: replay the step as a graph where it can be recorded
 
   DitStageOptions stage() const { return {seed, global_batch, micro_batch, recompute, check_finite, beacon}; }
 };
@@ -60,12 +65,20 @@ class TrainStep {
   StepReport Run(const Batch& batch);
   // Micro-batches of a step on this rank.
   int64_t micro_batches() const;
-  // Nothing of the weights is under way when it returns: before other hands than Run's change them.
+  // The weights that forward reads are in place, on a GPU by the order of its stream, and nothing of them is under way:
+  // before other hands than Run's read or change them.
   void FinishGather();
+  // Kernels and copies of the recorded step; 0 while there is none.
+  int64_t graph_nodes() const;
 
  private:
-  // Forward, backward and the reduction of gradients.
-  void RunGradients(const Batch& batch, StepReport& report);
+  struct OnDevice;
+
+  StepReport RunOnHost(const Batch& batch);
+  StepReport RunOnDevice(const Batch& batch);
+  // Issues the whole step; on a GPU nothing of it waits for the device.
+  ReduceReport IssueOnDevice();
+  bool CanRecord() const;
   LossResult SumLosses();
   void Enter(Phase phase);
 
@@ -79,6 +92,7 @@ class TrainStep {
   GradReducer reducer_;
   DitStage stage_;
   PipelineExecutor executor_;
+  std::unique_ptr<OnDevice> device_;  // null on a CPU
 };
 
 // The seams of a rank's model with the tensor axis; null where there is one tensor rank.

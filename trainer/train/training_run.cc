@@ -12,6 +12,7 @@
 #include "model/dit_variants.h"
 #include "parallel/comm/agree_status.h"
 #include "trainer/checkpoint/checkpoint_names.h"
+#include "trainer/plan/memory_advice.h"
 #include "trainer/run_config/exit_code.h"
 #include "trainer/trace/merged_trace.h"
 #include "trainer/train/compute_device.h"
@@ -38,12 +39,15 @@ RankExchange ExchangeOver(Communicator& comm) {
           }};
 }
 
+MeshShape ShapeOf(const RunOptions& options) {
+  return {static_cast<int>(options.parallel.pp), static_cast<int>(options.parallel.dp),
+          static_cast<int>(options.parallel.tp)};
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<TrainingRun>> TrainingRun::Create(World& world, const TrainRequest& request) {
-  const ParallelOptions& parallel = request.config.options.parallel;
-  const MeshShape shape{static_cast<int>(parallel.pp), static_cast<int>(parallel.dp), static_cast<int>(parallel.tp)};
-  absl::StatusOr<Mesh> mesh = Mesh::Create(shape, world.comm());
+  absl::StatusOr<Mesh> mesh = Mesh::Create(ShapeOf(request.config.options), world.comm());
   if (!mesh.ok()) return WithExitCode(mesh.status(), ExitCode::kUsage);
   SetThreadIdentity(mesh->Identity());
   const TrainOptions& train = request.config.options.train;
@@ -51,20 +55,22 @@ absl::StatusOr<std::unique_ptr<TrainingRun>> TrainingRun::Create(World& world, c
   absl::StatusOr<Data> data = OpenData(request.config.options);
   RETURN_IF_ERROR(AgreeStatus(world.comm(), data.status()));
   RETURN_IF_ERROR(RunGuards::AgreeOnStart(world, request.config, *data->training));
-  auto run = std::unique_ptr<TrainingRun>(new TrainingRun(world, request, device, *std::move(mesh), *std::move(data)));
+  ASSIGN_OR_RETURN(const int64_t planned_bytes, PlanMemory(world, request.config.options, device));
+  auto run = std::unique_ptr<TrainingRun>(new TrainingRun(
+      world, request, {device, planned_bytes, train.precision, train.deterministic, /*tune=*/mesh->shape().tp == 1},
+      *std::move(mesh), *std::move(data)));
   RETURN_IF_ERROR(run->LoadOrInitialize());
   return run;
 }
 
-TrainingRun::TrainingRun(World& world, const TrainRequest& request, Device device, Mesh mesh, Data data)
+TrainingRun::TrainingRun(World& world, const TrainRequest& request, const RankDevice& device, Mesh mesh, Data data)
     : world_(world),
       request_(request),
       options_(request_.config.options),
       share_(DivideCpus(world, options_.train.threads)),
-      context_(MakeRankContext(device, share_, options_.train.precision, options_.train.deterministic,
-                               /*tune=*/options_.parallel.tp == 1)),
+      context_(MakeRankContext(device, share_)),
       mesh_(std::move(mesh)),
-      comms_(mesh_),
+      comms_(mesh_, context_),
       checkpoint_comm_(world.comm().Split(0, world.rank(), "checkpoint")),
       guards_(world, mesh_, context_, options_.train),
       data_(std::move(data)),
@@ -81,11 +87,32 @@ TrainingRun::TrainingRun(World& world, const TrainRequest& request, Device devic
              .recompute = options_.parallel.recompute,
              .check_finite = options_.train.check_finite,
              .beacon = &guards_.beacon(),
-             .numerics = &guards_.numerics()}),
+             .numerics = &guards_.numerics(),
+             .cuda_graph = options_.train.cuda_graph}),
       evaluation_(context_, state_, comms_, diffusion_, options_) {
   BindToShare(share_);
   if (!request_.trace.empty()) context_.timeline().Enable();
   SetFailureReport([this] { return LastOperations(); });
+  if (context_.on_cuda()) {
+    context_.allocator().set_advice([this, budget = MemoryBudget(world, device.device) + device.planned_bytes] {
+      return MemoryAdvice(options_, mesh_.shape(), budget);
+    });
+  }
+}
+
+absl::StatusOr<int64_t> TrainingRun::PlanMemory(World& world, const RunOptions& options, Device device) {
+  if (device.is_cpu()) return 0;
+  const MeshShape shape = ShapeOf(options);
+  const int64_t planned = PlannedGpuMemory(options, shape).peak_bytes_in_use, budget = MemoryBudget(world, device);
+  absl::Status fits;
+  if (planned > budget) {
+    fits = WithExitCode(
+        absl::ResourceExhaustedError(absl::StrCat("this run does not fit: ", MemoryAdvice(options, shape, budget))),
+        ExitCode::kUsage);
+  }
+  const absl::Status agreed = AgreeStatus(world.comm(), fits);
+  if (!agreed.ok()) return fits.ok() ? WithExitCode(agreed, ExitCode::kUsage) : fits;
+  return planned;
 }
 
 TrainingRun::~TrainingRun() { SetFailureReport(nullptr); }

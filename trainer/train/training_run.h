@@ -38,8 +38,11 @@ class TrainingRun {
   struct Data {
     std::shared_ptr<const Dataset> training, validation;  // validation: null where there is none
   };
-  TrainingRun(World& world, const TrainRequest& request, Device device, Mesh mesh, Data data);
+  TrainingRun(World& world, const TrainRequest& request, const RankDevice& device, Mesh mesh, Data data);
 
+  // Bytes that the rank will need of its GPU, by plan; 0 on a CPU. Before anything large is allocated, a run that would
+  // not fit is refused with the changes that would make it.
+  static absl::StatusOr<int64_t> PlanMemory(World& world, const RunOptions& options, Device device);
   // For the report of a failed CHECK.
   std::string LastOperations();
   static absl::StatusOr<Data> OpenData(const RunOptions& options);
