@@ -154,23 +154,36 @@ DitFlow Dit::ForwardUnits(Tape& tape, UnitRange part, const DitInput* input, Dit
   return flow;
 }
 
-// Over a tensor axis the modulations of all blocks travel in one gather, since all blocks share one condition; not
-// where later units' parameters are not in place yet.
+// All blocks share one condition: over a tensor axis their modulations travel in one gather, and on a GPU they are one
+// product, whose rows are too few to fill it one by one. Not where later units' parameters are not in place yet.
 std::vector<Tensor> Dit::GatherModulations(RankContext& context, UnitRange part, const Var& condition,
                                            const DitForwardOptions& options) const {
-  if (options.tensor_axis == nullptr || options.units != nullptr || !UsesAdaLn(config_.conditioning)) return {};
+  if (options.units != nullptr || !UsesAdaLn(config_.conditioning)) return {};
+  if (options.tensor_axis == nullptr && context.device().is_cpu()) return {};
   std::vector<LinearLayer> layers;
   for (int unit = part.begin; unit < std::min(part.end, units() - 1); ++unit) {
     layers.push_back(blocks_[static_cast<size_t>(unit - 1)]->modulation());
   }
   if (layers.empty()) return {};
+  if (options.tensor_axis == nullptr) {
+    std::vector<Tensor> weights, biases;
+    for (const LinearLayer& layer : layers) {
+      weights.push_back(layer.weight->value);
+      biases.push_back(layer.bias->value);
+    }
+    return LinearValues(context, condition.value(), weights, biases);
+  }
   return options.tensor_axis->GatherModulations(context, condition.value(), layers,
                                                 ModulationParts(config_.conditioning));
 }
 
 Var Dit::Seams::Modulation(Tape& tape, const LinearLayer& layer, int64_t parts, int unit) const {
-  if (axis == nullptr) return layer(tape, condition);
   const size_t index = static_cast<size_t>(unit - first_unit);
+  if (axis == nullptr) {
+    return index < modulations.size()
+               ? LinearOf(tape, condition, Var(*layer.weight), Var(*layer.bias), modulations[index])
+               : layer(tape, condition);
+  }
   if (index < modulations.size()) return axis->Modulation(tape, condition, layer, parts, modulations[index]);
   return axis->Modulation(tape, condition, layer, parts,
                           axis->GatherModulations(tape.context(), condition.value(), {&layer, 1}, parts)[0]);

@@ -59,6 +59,11 @@ struct GemmArgs {
   // is read for the product. Adds to what is there with accumulate_column_sums.
   float* column_sums = nullptr;
   bool accumulate_column_sums = false;
+
+  // kNT with kNone or kBias only: `batch` products with one A. Product i reads B at b + i * b_stride and the bias at
+  // bias + i * bias_stride, and writes C at c + i * c_stride. Strides in elements.
+  int64_t batch = 1;
+  int64_t b_stride = 0, bias_stride = 0, c_stride = 0;
 };
 
 namespace cpu {

@@ -412,6 +412,7 @@ void CheckArgs(const GemmArgs& args) {
   CHECK(args.epilogue != GemmEpilogue::kBias || args.bias != nullptr) << "[Gemm] bias is null";
   CHECK(args.column_sums == nullptr || (args.form == GemmForm::kTN && args.n > 0))
       << "[Gemm] column sums are taken in the TN form, with a product";
+  CHECK(args.batch == 1 || (args.form == GemmForm::kNT && !has_aux)) << "[Gemm] batches are for forward without GELU";
 }
 
 KernelCost CostOf(const GemmArgs& args) {
@@ -419,7 +420,9 @@ KernelCost CostOf(const GemmArgs& args) {
   const double m = static_cast<double>(args.m), n = static_cast<double>(args.n), k = static_cast<double>(args.k);
   const double in = static_cast<double>(SizeOf(args.a.dtype())), out = static_cast<double>(SizeOf(args.c.dtype()));
   const double c_bytes = (args.accumulate ? 2.0 : 1.0) * out + (args.aux.raw() != nullptr ? in : 0.0);
-  return {names[static_cast<int>(args.form)], 2.0 * m * n * k, in * (m * k + n * k) + c_bytes * m * n};
+  const double batch = static_cast<double>(args.batch);
+  return {names[static_cast<int>(args.form)], batch * 2.0 * m * n * k,
+          in * (m * k + batch * n * k) + batch * c_bytes * m * n};
 }
 
 }  // namespace
@@ -428,7 +431,14 @@ void Gemm(const GemmArgs& args, CpuContext& context) {
   CheckArgs(args);
   if (args.m == 0 || args.n == 0) return;
   if (context.Planned(CostOf(args))) return;
-  HWY_DYNAMIC_DISPATCH(RunGemm)(args, context);
+  GemmArgs one = args;
+  one.batch = 1;
+  for (int64_t i = 0; i < args.batch; ++i) {
+    one.b = args.b.At(i * args.b_stride);
+    one.c = args.c.At(i * args.c_stride);
+    if (args.bias != nullptr) one.bias = args.bias.At(i * args.bias_stride);
+    HWY_DYNAMIC_DISPATCH(RunGemm)(one, context);
+  }
 }
 
 }  // namespace shardit::cpu

@@ -1,6 +1,7 @@
 #include "core/ops/linear.h"
 
 #include <memory>
+#include <optional>
 #include <utility>
 
 #include "core/ops/linear_product.h"
@@ -34,7 +35,45 @@ class LinearNode : public Node {
   SavedVar w_;
 };
 
+// The distance between neighbours, in elements; nothing where it is not the same for all, or they are not of one
+// storage.
+std::optional<int64_t> Stride(std::span<const Tensor> tensors) {
+  const auto at = [&](size_t i) { return static_cast<const char*>(tensors[i].raw()); };
+  const int64_t stride = tensors.size() == 1 ? 0 : at(1) - at(0);
+  for (size_t i = 1; i < tensors.size(); ++i) {
+    if (tensors[i].storage_id() != tensors[0].storage_id() || at(i) - at(i - 1) != stride) return std::nullopt;
+  }
+  if (stride < 0) return std::nullopt;
+  return stride / SizeOf(tensors[0].dtype());
+}
+
 }  // namespace
+
+std::vector<Tensor> LinearValues(RankContext& context, const Tensor& x, std::span<const Tensor> weights,
+                                 std::span<const Tensor> biases) {
+  CHECK(!weights.empty() && weights.size() == biases.size())
+      << "[linear] " << weights.size() << " weights, " << biases.size() << " biases";
+  const int64_t layers = static_cast<int64_t>(weights.size()), out = weights[0].dim(0);
+  const Tensor all = Tensor::Empty(context.allocator(), {layers, x.elements() / x.dim(-1), out}, x.dtype());
+  const std::optional<int64_t> weight_stride = Stride(weights), bias_stride = Stride(biases);
+  const bool even = weight_stride.has_value() && bias_stride.has_value();
+  for (int64_t i = 0; i < (even ? 1 : layers); ++i) {
+    GemmArgs gemm =
+        LinearForward(x, weights[static_cast<size_t>(i)], biases[static_cast<size_t>(i)], all.Narrow(0, i, 1));
+    if (even) {
+      gemm.batch = layers;
+      gemm.b_stride = *weight_stride;
+      gemm.bias_stride = *bias_stride;
+      gemm.c_stride = all.stride(0);
+    }
+    Gemm(gemm, context);
+  }
+  std::vector<Tensor> values;
+  Shape shape = x.shape();
+  shape[-1] = out;
+  for (int64_t i = 0; i < layers; ++i) values.push_back(all.Narrow(0, i, 1).Reshape(shape));
+  return values;
+}
 
 Var Linear(Tape& tape, const Var& x, const Var& w, const Var& b) {
   const Tensor& xv = x.value();
@@ -47,6 +86,11 @@ Var Linear(Tape& tape, const Var& x, const Var& w, const Var& b) {
   shape[-1] = wv.dim(0);
   Tensor y = Tensor::Empty(tape.allocator(), shape, xv.dtype());
   Gemm(LinearForward(xv, wv, b.value(), y), tape.context());
+  return LinearOf(tape, x, w, b, std::move(y));
+}
+
+Var LinearOf(Tape& tape, const Var& x, const Var& w, const Var& b, Tensor y) {
+  const Tensor& xv = x.value();
   if (!tape.Records({&x, &w, &b})) return Var(std::move(y));
   return tape.Record(std::make_unique<LinearNode>(xv, SavedVar(w)), {x, w, b}, {y},
                      {w.requires_grad() ? xv : Tensor()})[0];
