@@ -11,11 +11,13 @@ constexpr double kSmallestDeviation = 0.02;
 
 }  // namespace
 
-bool NumericsPolicy::IsSpike(double loss) const {
-  if (spike_z_ <= 0.0 || state_.observed < kObserved || !std::isfinite(loss)) return false;
+LossLimit NumericsPolicy::Limit() const {
+  if (spike_z_ <= 0.0 || state_.observed < kObserved) return {};
   const double deviation = std::max(std::sqrt(state_.variance), kSmallestDeviation * std::abs(state_.mean));
-  return loss - state_.mean > spike_z_ * deviation;
+  return {state_.mean, spike_z_ * deviation};
 }
+
+bool NumericsPolicy::IsSpike(double loss) const { return std::isfinite(loss) && Limit().IsExceededBy(loss); }
 
 // Exponentially weighted mean and variance (West, "Updating mean and variance estimates", CACM 1979); the weight of the
 // first steps is 1 / count, so that they form a plain average.

@@ -6,6 +6,9 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
+
+#include "core/base/host_device.h"
 
 namespace shardit {
 
@@ -19,6 +22,13 @@ struct NumericsState {
   double mean = 0.0, variance = 0.0;
 };
 
+// The losses that are spikes: those further than `spread` above the mean. As it stands, none is.
+struct LossLimit {
+  double mean = 0.0;
+  double spread = std::numeric_limits<double>::infinity();
+  SHARDIT_HOST_DEVICE bool IsExceededBy(double loss) const { return loss - mean > spread; }
+};
+
 class NumericsPolicy {
  public:
   static constexpr int64_t kInARow = 10;
@@ -28,6 +38,8 @@ class NumericsPolicy {
 
   // Before the update: whether the optimizer must skip this step as a spike. Needs kObserved accepted steps.
   bool IsSpike(double loss) const;
+  // IsSpike for finite losses, known before the step: for a device that decides by itself.
+  LossLimit Limit() const;
 
   // After every step. `step` is the number of the step just done, from 1; `skipped` by the optimizer, for whichever
   // reason. After kRollBack the caller loads the last checkpoint from before the failures and calls Restore; where

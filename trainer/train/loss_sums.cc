@@ -23,4 +23,18 @@ LossResult AllReduceMeans(Communicator& comm, LossSums& sums, int64_t images) {
   return {sums.loss.Round() / denominator, sums.mse.Round() / denominator, sums.vb.Round() / denominator};
 }
 
+StepSums::StepSums(Allocator& allocator) : limbs_(Tensor::Zeros(allocator, {kStepSums, exact::kLimbs}, DType::kI64)) {}
+
+void StepSums::AddImages(const ForwardLossResult& result, CudaContext& context) const {
+  static_assert(kMseSum == kLossSum + 1 && kVbSum == kLossSum + 2);
+  const Tensor& images = result.device_per_image;
+  cuda::AddImageLosses(static_cast<const ImageLoss*>(images.raw()), images.dim(0), limbs(kLossSum), context);
+}
+
+Work StepSums::AllReduce(Communicator& world) const {
+  return world.AllReduce(limbs(), limbs(), limbs_.elements(), ReduceOp::kSum, {.tag = "step sums", .control = true});
+}
+
+int64_t* StepSums::limbs(StepSum first) const { return limbs_.data<int64_t>() + first * exact::kLimbs; }
+
 }  // namespace shardit

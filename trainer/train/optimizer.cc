@@ -2,16 +2,15 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <numbers>
 #include <vector>
 
 #include "trainer/train/loss_sums.h"
 
 namespace shardit {
-namespace {
 
-// Runs that lie one behind the other both in the flat range and in the shard, as one: with a single rank, everything.
-std::vector<ShardMap::Run> MergeRuns(const ShardMap& map) {
+std::vector<ShardMap::Run> MergedRuns(const ShardMap& map) {
   std::vector<ShardMap::Run> merged;
   for (const ShardMap::Run& run : map.runs()) {
     ShardMap::Run* last = merged.empty() ? nullptr : &merged.back();
@@ -24,8 +23,6 @@ std::vector<ShardMap::Run> MergeRuns(const ShardMap& map) {
   }
   return merged;
 }
-
-}  // namespace
 
 double Optimizer::LearningRate(int64_t step) const {
   const double peak = optimizer_.learning_rate;
@@ -53,7 +50,22 @@ double Optimizer::EmaDecay(int64_t update) const {
   return std::min(ema_.decay, (1.0 + k) / (10.0 + k));
 }
 
+UpdateInputs Optimizer::Begin(const TrainState& state, double images, const LossLimit& loss_limit) const {
+  const double updates = static_cast<double>(state.updates + 1);
+  AdamwEmaArgs args;
+  args.lr = LearningRate(state.step);
+  args.beta1 = optimizer_.beta1;
+  args.beta2 = optimizer_.beta2;
+  args.eps = optimizer_.epsilon;
+  args.weight_decay = optimizer_.weight_decay;
+  args.ema_decay = EmaDecay(state.updates);
+  args.bias_correction1 = 1.0 - std::pow(optimizer_.beta1, updates);
+  args.bias_correction2 = 1.0 - std::pow(optimizer_.beta2, updates);
+  return {.scalars = Narrowed(args), .clip_norm = optimizer_.clip_norm, .images = images, .loss_limit = loss_limit};
+}
+
 UpdateReport Optimizer::Step(RankContext& context, TrainState& state, Communicator& world, bool loss_finite) const {
+  const UpdateInputs inputs = Begin(state);
   ExactSum squares;
   AddSquares(state.owned(), state.grads(), state.grads_placement(), state.sharding().coords.tp == 0, context.cpu(),
              squares);
@@ -61,41 +73,32 @@ UpdateReport Optimizer::Step(RankContext& context, TrainState& state, Communicat
     const TimedSpan span(context.timeline(), SpanKind::kWait, "norm");
     AllReduceLimbs(world, squares).Wait();
   }
-  UpdateReport report{.grad_norm = std::sqrt(squares.Round()), .learning_rate = LearningRate(state.step)};
+  const double loss = loss_finite ? 0.0 : std::numeric_limits<double>::quiet_NaN();
+  const UpdateControl control = Decide(inputs, {.squares = squares.Round(), .loss = loss});
+  if (control.skip == 0) Update(context, state, control.scalars);
+  return End(control, state);
+}
+
+UpdateReport Optimizer::End(const UpdateControl& control, TrainState& state) const {
+  const UpdateReport report{control.grad_norm, LearningRate(state.step), control.skip != 0};
   ++state.step;
-  report.skipped = !std::isfinite(report.grad_norm) || !loss_finite;
-  if (report.skipped) {
-    ++state.skipped;
-    return report;
-  }
-  AdamwEmaArgs args;
-  args.lr = report.learning_rate;
-  args.beta1 = optimizer_.beta1;
-  args.beta2 = optimizer_.beta2;
-  args.eps = optimizer_.epsilon;
-  args.weight_decay = optimizer_.weight_decay;
-  args.ema_decay = EmaDecay(state.updates);
-  ++state.updates;
-  args.bias_correction1 = 1.0 - std::pow(optimizer_.beta1, static_cast<double>(state.updates));
-  args.bias_correction2 = 1.0 - std::pow(optimizer_.beta2, static_cast<double>(state.updates));
-  // As torch.nn.utils.clip_grad_norm_, its 1e-6 included, so that clipped runs compare.
-  if (optimizer_.clip_norm > 0.0) args.grad_scale = std::min(1.0, optimizer_.clip_norm / (report.grad_norm + 1e-6));
-  Update(context, state, args);
+  ++(report.skipped ? state.skipped : state.updates);
   return report;
 }
 
-void Optimizer::Update(RankContext& context, TrainState& state, AdamwEmaArgs args) const {
+void Optimizer::Update(RankContext& context, TrainState& state, const AdamwScalars& scalars) const {
   const auto at = [](const Tensor& range, Placement placement, const ShardMap::Run& run) {
     return range.data() + (placement == Placement::kFlat ? run.flat_begin : run.shard_begin);
   };
-  for (const ShardMap::Run& run : MergeRuns(state.kept())) {
+  for (const ShardMap::Run& run : MergedRuns(state.kept())) {
+    AdamwEmaArgs args;
     args.param = at(state.weights(), state.weights_placement(), run);
     args.grad = at(state.grads(), state.grads_placement(), run);
     args.m = at(state.adam_m(), Placement::kShard, run);
     args.v = at(state.adam_v(), Placement::kShard, run);
     args.ema = at(state.ema(), Placement::kShard, run);
     args.count = run.count;
-    cpu::AdamwEma(args, context.cpu());
+    cpu::AdamwEma(args, scalars, context.cpu());
   }
 }
 
