@@ -1,5 +1,6 @@
 #include "trainer/parity.h"
 
+#include <deque>
 #include <utility>
 #include <vector>
 
@@ -43,7 +44,7 @@ absl::StatusOr<std::vector<int64_t>> ReadIndices(const SafetensorsReader& file, 
   return values;
 }
 
-// The inputs file, checked against the model and noised.
+// The inputs file, checked against the model and noised, in host memory.
 absl::StatusOr<DiffusionBatch> ReadInputs(RankContext& context, const RunOptions& options, const Diffusion& diffusion,
                                           const std::string& path) {
   ASSIGN_OR_RETURN(const SafetensorsReader file, SafetensorsReader::Open(path));
@@ -53,7 +54,7 @@ absl::StatusOr<DiffusionBatch> ReadInputs(RankContext& context, const RunOptions
   // Checked before memory of that size is asked for: the file's own bytes bound it.
   const DitConfig& model = options.model;
   RETURN_IF_ERROR(CheckShape(file, *x, {images, model.channels, model.side, model.side}));
-  const DiffusionBatch batch = DiffusionBatch::Allocate(context.allocator(), model, images);
+  const DiffusionBatch batch = DiffusionBatch::ForHost(context, model, images);
   RETURN_IF_ERROR(ReadLatents(file, "x", batch.x_0));
   RETURN_IF_ERROR(ReadLatents(file, "noise", batch.noise));
   ASSIGN_OR_RETURN(const std::vector<int64_t> t, ReadIndices(file, "t", images, options.diffusion.steps));
@@ -66,9 +67,27 @@ absl::StatusOr<DiffusionBatch> ReadInputs(RankContext& context, const RunOptions
   return batch;
 }
 
-SafetensorsTensor Named(const std::string& name, const Tensor& tensor) {
-  return {{name, SafetensorsType::kF32, {tensor.shape().begin(), tensor.shape().end()}}, tensor.data()};
-}
+// What is to be written, copied into host memory.
+class Outputs {
+ public:
+  void Add(const std::string& name, const Tensor& tensor) {
+    std::vector<float> values(static_cast<size_t>(tensor.elements()));
+    tensor.ToHost(values.data());
+    Add(name, {tensor.shape().begin(), tensor.shape().end()}, std::move(values));
+  }
+  void Add(const std::string& name, double scalar) { Add(name, {1}, {static_cast<float>(scalar)}); }
+
+  absl::Status Write(const std::string& path) { return WriteSafetensors(PosixFileSystem(), path, tensors_, {}); }
+
+ private:
+  void Add(const std::string& name, std::vector<int64_t> shape, std::vector<float> values) {
+    const std::vector<float>& kept = values_.emplace_back(std::move(values));
+    tensors_.push_back({{name, SafetensorsType::kF32, std::move(shape)}, kept.data()});
+  }
+
+  std::deque<std::vector<float>> values_;
+  std::vector<SafetensorsTensor> tensors_;
+};
 
 }  // namespace
 
@@ -76,23 +95,23 @@ absl::Status RunParity(RankContext& context, const RunOptions& options, const st
                        const std::string& inputs, const std::string& outputs) {
   Dit model(options.model);
   model.parameters().Allocate(context.allocator());
+  model.PlaceConstants(context.allocator());
   RETURN_IF_ERROR(LoadWeights(weights, model));
   const Diffusion diffusion(options.diffusion);
-  ASSIGN_OR_RETURN(const DiffusionBatch batch, ReadInputs(context, options, diffusion, inputs));
+  ASSIGN_OR_RETURN(const DiffusionBatch read, ReadInputs(context, options, diffusion, inputs));
+  const DiffusionBatch batch = read.Placed(context, diffusion);
   Tape tape(context);
   ForwardLossResult result = ForwardLoss(tape, model, diffusion, batch, static_cast<double>(batch.images()));
   tape.Backward({{result.output, std::move(result.d_output)}});
+  result.FetchLoss();
 
-  const LossResult& loss = result.loss;
-  const float scalars[] = {static_cast<float>(loss.loss), static_cast<float>(loss.mse), static_cast<float>(loss.vb)};
-  std::vector<SafetensorsTensor> tensors{Named("output", result.output.value()),
-                                         {{"loss", SafetensorsType::kF32, {1}}, &scalars[0]},
-                                         {{"mse", SafetensorsType::kF32, {1}}, &scalars[1]},
-                                         {{"vb", SafetensorsType::kF32, {1}}, &scalars[2]}};
-  for (const auto& parameter : model.parameters().all()) {
-    tensors.push_back(Named("grad." + parameter->name, parameter->grad));
-  }
-  return WriteSafetensors(PosixFileSystem(), outputs, std::move(tensors), {});
+  Outputs written;
+  written.Add("output", result.output.value());
+  written.Add("loss", result.loss.loss);
+  written.Add("mse", result.loss.mse);
+  written.Add("vb", result.loss.vb);
+  for (const auto& parameter : model.parameters().all()) written.Add("grad." + parameter->name, parameter->grad);
+  return written.Write(outputs);
 }
 
 }  // namespace shardit

@@ -12,11 +12,11 @@
 namespace shardit {
 namespace {
 
-// Samples [first, first + count) of the set, noised; one image of zeros where count is 0.
-absl::StatusOr<DiffusionBatch> ReadBatch(Allocator& allocator, const DitConfig& config, const Diffusion& diffusion,
+// Samples [first, first + count) of the set, noised, in host memory; one image of zeros where count is 0.
+absl::StatusOr<DiffusionBatch> ReadBatch(RankContext& context, const DitConfig& config, const Diffusion& diffusion,
                                          const Dataset& dataset, SampleReader& reader, uint64_t seed, int64_t first,
                                          int64_t count) {
-  const DiffusionBatch batch = DiffusionBatch::Allocate(allocator, config, std::max<int64_t>(count, 1));
+  const DiffusionBatch batch = DiffusionBatch::ForHost(context, config, std::max<int64_t>(count, 1));
   int32_t* labels = batch.input.y_N.data<int32_t>();
   RETURN_IF_ERROR(ReadRange(dataset, reader, seed, first, count,
                             {batch.x_0.data(), static_cast<size_t>(count * batch.elements())},
@@ -53,16 +53,19 @@ absl::StatusOr<LossResult> HeldOutLoss(RankContext& context, ShardedForward& mod
     const int64_t first = std::min(own.begin + pass * options.batch, own.end);
     const int64_t count = read.ok() ? std::min(options.batch, own.end - first) : 0;
     absl::StatusOr<DiffusionBatch> batch =
-        ReadBatch(context.allocator(), model.config(), diffusion, dataset, *reader, options.seed, first, count);
+        ReadBatch(context, model.config(), diffusion, dataset, *reader, options.seed, first, count);
     if (!batch.ok()) {
       read = batch.status();
-      batch = ReadBatch(context.allocator(), model.config(), diffusion, dataset, *reader, options.seed, first, 0);
+      batch = ReadBatch(context, model.config(), diffusion, dataset, *reader, options.seed, first, 0);
     }
-    const Tensor output = model.Run(batch->input);
+    const DiffusionBatch placed = batch->Placed(context, diffusion);
+    const Tensor output = model.Run(placed.input);
     // The ranks that share a model all have the output; one of them counts it.
     if (count == 0 || !read.ok() || sharding.coords.pp != 0 || sharding.coords.tp != 0) continue;
     Tape tape(context, Tape::Mode::kInference);
-    AddImages(LossOf(tape, Var(output), diffusion, *batch, 1.0).per_image, sums);
+    ForwardLossResult loss = LossOf(tape, Var(output), diffusion, placed, 1.0);
+    loss.FetchLoss();
+    AddImages(loss.per_image, sums);
   }
   RETURN_IF_ERROR(AgreeStatus(world, read));
   return AllReduceMeans(world, sums, total);
