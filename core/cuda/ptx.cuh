@@ -33,6 +33,20 @@ __device__ __forceinline__ void MmaM16N8K16(float (&d)[4], const uint32_t (&a)[4
 #endif
 }
 
+// The same with a [16, 8] and b [8, 8], for the last 8 of a sum that no 16 divides:
+//   a[0] row g, columns 2i, 2i+1     a[1] row g+8     b rows 2i, 2i+1, column g
+__device__ __forceinline__ void MmaM16N8K8(float (&d)[4], const uint32_t (&a)[2], uint32_t b, const float (&c)[4]) {
+#ifdef SHARDIT_CUDA_EMULATION
+  const uint32_t padded_a[4] = {a[0], a[1], 0, 0}, padded_b[2] = {b, 0};
+  ::cuda_emulator::MmaM16N8K16Bf16(d, padded_a, padded_b, c);
+#else
+  asm volatile(
+      "mma.sync.aligned.m16n8k8.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%7, %8, %9, %10};\n"
+      : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(b), "f"(c[0]), "f"(c[1]), "f"(c[2]), "f"(c[3]));
+#endif
+}
+
 // Loads four 8 x 8 matrices of 16-bit elements: lanes 8 j .. 8 j + 7 give the addresses of the rows (16 bytes each,
 // 16-byte aligned) of matrix j, which becomes r[j]: lane l gets elements 2 (l % 4) and the next of row l / 4.
 // Transposed: lane l gets elements l / 4 of rows 2 (l % 4) and the next.
