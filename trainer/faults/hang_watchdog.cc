@@ -170,6 +170,9 @@ void HangWatchdog::Tick(double elapsed) {
     idle_seconds_ += elapsed;
   }
   WriteBeat(state);
+  if (const absl::Status health = options_.health ? options_.health() : absl::OkStatus(); !health.ok()) {
+    return AbortJob({.odd = {}, .line = absl::StrCat(ThreadIdentity(), ": ", std::string(health.message()))});
+  }
   const double over = idle_seconds_ - deadline_.Seconds(state.phase, state.first_visit);
   if (over > 0.0) return Suspect(over);
   if (!dumped_ && KindOfPath(File("suspect")) == PathKind::kFile) WriteDump();
@@ -284,6 +287,7 @@ void HangWatchdog::Report() {
 }
 
 void HangWatchdog::AbortJob(const Verdict& verdict) {
+  if (options_.abort_device) options_.abort_device();
   if (!options_.abort) {
     std::fprintf(stderr, "shardit: %s\n", verdict.line.c_str());
     world_.Abort(static_cast<int>(ExitCode::kHang));

@@ -38,6 +38,11 @@ struct WatchdogOptions {
   std::string run_folder;
   std::string coordinates;    // of this rank on the mesh, "pp=0 dp=1 tp=0"
   double hang_seconds = 0.0;  // 0: learned
+  // Asked at every tick, on the watchdog's thread: an error, of a communication library for one, ends the job at once.
+  // Empty: nobody is asked.
+  std::function<absl::Status()> health;
+  // Called before the job ends: gives up what is under way on the device.
+  std::function<void()> abort_device;
   // What ends the job. Empty: prints the verdict, then World::Abort(76). For tests, which must go on: the watchdog then
   // stops watching.
   std::function<void(const Verdict&)> abort;

@@ -6,7 +6,7 @@
 
 #include "core/tensor/allocator.h"
 #include "parallel/mesh.h"
-#include "trainer/run_config/options.h"
+#include "trainer/run_config/run_config.h"
 
 namespace shardit {
 

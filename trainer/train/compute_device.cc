@@ -1,11 +1,13 @@
 #include "trainer/train/compute_device.h"
 
 #include <algorithm>
+#include <limits>
 #include <string>
 
 #include "absl/strings/str_cat.h"
 #include "core/base/math.h"
 #include "core/cuda/device_query.h"
+#include "core/cuda/peak_flops.h"
 #include "core/tensor/device_memory.h"
 #include "parallel/comm/agree_status.h"
 #include "trainer/run_config/exit_code.h"
@@ -55,6 +57,12 @@ int64_t MemoryBudget(const World& world, Device device) {
   const int64_t devices = static_cast<int64_t>(cuda::Devices().size());
   const int64_t sharers = CeilDiv(int64_t{world.local_size()}, devices);
   return std::max<int64_t>(0, cuda::MemoryInfo(device).free_bytes - kOutside) / sharers;
+}
+
+double PeakFlops(Device device) {
+  constexpr double kUnknown = std::numeric_limits<double>::quiet_NaN();
+  if (device.is_cpu()) return kUnknown;
+  return cuda::PeakBf16Flops(cuda::Devices()[static_cast<size_t>(device.index)].name).value_or(kUnknown);
 }
 
 std::string DescribeDevice(Device device, const CpuShare& share) {

@@ -18,6 +18,10 @@ absl::StatusOr<Device> ChooseDevice(World& world, DeviceChoice choice, Precision
 // need, shared out over the ranks of this host that share it.
 int64_t MemoryBudget(const World& world, Device device);
 
+// Of a GPU: bf16 operations a second at most, what MFU is quoted over whatever the run's precision; not a number where
+// no figure is known.
+double PeakFlops(Device device);
+
 // "cuda:0 (NVIDIA H100 80GB HBM3)", "cpu (16 threads)".
 std::string DescribeDevice(Device device, const CpuShare& share);
 

@@ -69,11 +69,19 @@ absl::Status RunGuards::CheckStart(const RunFolder& folder, int64_t checkpoint_b
   return absl::IsFailedPrecondition(agreed) ? WithExitCode(agreed, ExitCode::kDoNotRequeue) : agreed;
 }
 
-absl::Status RunGuards::StartWatching() {
+absl::Status RunGuards::StartWatching(std::vector<Communicator*> comms) {
   ASSIGN_OR_RETURN(watchdog_, HangWatchdog::Start(world_, beacon_, context_.ops(),
                                                   {.run_folder = folder_,
                                                    .coordinates = CoordinatesOf(mesh_),
-                                                   .hang_seconds = options_.hang_seconds}));
+                                                   .hang_seconds = options_.hang_seconds,
+                                                   .health = [comms]() -> absl::Status {
+                                                     for (Communicator* comm : comms) RETURN_IF_ERROR(comm->Health());
+                                                     return absl::OkStatus();
+                                                   },
+                                                   .abort_device =
+                                                       [comms] {
+                                                         for (Communicator* comm : comms) comm->AbortDevice();
+                                                       }}));
   return absl::OkStatus();
 }
 

@@ -41,7 +41,9 @@ class RunGuards {
                           int64_t max_stalled_restarts);
 
   // Collective. The watchdog lives from the first step to the end of the last save.
-  absl::Status StartWatching();
+  // `comms` carry the steps: their health is watched too, and what is under way on them is given up before a hang
+  // ends the job.
+  absl::Status StartWatching(std::vector<Communicator*> comms);
   void StopWatching() { watchdog_.reset(); }
 
   // Whether replicas are to be compared after step `step`.

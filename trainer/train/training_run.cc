@@ -89,7 +89,8 @@ TrainingRun::TrainingRun(World& world, const TrainRequest& request, const RankDe
              .beacon = &guards_.beacon(),
              .numerics = &guards_.numerics(),
              .cuda_graph = options_.train.cuda_graph}),
-      evaluation_(context_, state_, comms_, diffusion_, options_) {
+      evaluation_(context_, state_, comms_, diffusion_, options_),
+      peak_flops_(PeakFlops(device.device)) {
   BindToShare(share_);
   if (!request_.trace.empty()) context_.timeline().Enable();
   SetFailureReport([this] { return LastOperations(); });
@@ -233,7 +234,7 @@ TrainingRun::Decision TrainingRun::AgreeOnNextStep(bool stop, bool data_failed) 
 }
 
 absl::Status TrainingRun::Loop() {
-  RETURN_IF_ERROR(guards_.StartWatching());
+  RETURN_IF_ERROR(guards_.StartWatching(comms_.all()));
   ASSIGN_OR_RETURN(const bool stopped, RunSteps());
   // Nothing was computed since: after a signal during the start-up the next start stands where this one did.
   if (last_saved_step_ != state_.step && state_.step != first_step_) RETURN_IF_ERROR(SaveCheckpoint());
@@ -386,7 +387,7 @@ MetricsRow TrainingRun::MakeRow(const StepReport& report, double wait_ms, double
   row.step_ms = step_ms;
   row.images_per_s = static_cast<double>(options_.train.global_batch) / (step_ms * 1e-3);
   row.tflops = static_cast<double>(TrainFlops(options_.model)) * row.images_per_s * 1e-12;
-  row.mfu = std::numeric_limits<double>::quiet_NaN();  // no peak is tabulated for CPUs
+  row.mfu = row.tflops * 1e12 / (peak_flops_ * world_.size());
   row.data_wait_ms = wait_ms;
   row.exposed_comm_ms = context_.timeline().waited_ms();
   const StepComms::Bytes sent = comms_.BytesSent();

@@ -96,6 +96,7 @@ class TrainingRun {
   StopSignal stop_signal_;
   int64_t first_step_ = 0;  // state_.step when this start began
   int64_t last_saved_step_ = -1;
+  const double peak_flops_;        // of this rank's device; not a number where it is not tabulated
   StepComms::Bytes bytes_before_;  // sent before the step being reported
 };
 
