@@ -88,7 +88,7 @@ __device__ __forceinline__ UpdatePointers PointersAt(const AdamwRunsArgs& args, 
           args.m + run.moments,
           args.v + run.moments,
           args.ema == nullptr ? nullptr : args.ema + run.moments,
-          args.compute == nullptr ? nullptr : reinterpret_cast<__nv_bfloat16*>(args.compute) + run.param};
+          args.compute == nullptr ? nullptr : reinterpret_cast<__nv_bfloat16*>(args.compute) + run.compute};
 }
 
 __device__ __forceinline__ bool TakesVectors(const UpdatePointers& at) {

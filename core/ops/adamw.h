@@ -78,6 +78,7 @@ struct AdamwRun {
   int64_t param = 0;
   int64_t grad = 0;
   int64_t moments = 0;     // in m, v and ema
+  int64_t compute = 0;
   int64_t count = 0;       // elements
   int64_t first_tile = 0;  // of the launch: set by PlaceTiles
 };
@@ -94,7 +95,7 @@ struct AdamwRunsArgs {
   float* m = nullptr;
   float* v = nullptr;
   float* ema = nullptr;         // null: none
-  BFloat16* compute = nullptr;  // param rounded to bf16, in the same places: what forward reads; null: none
+  BFloat16* compute = nullptr;  // param rounded to bf16: what forward reads; null: none
 
   // Device memory, so that a captured launch replays with what then lies there.
   const AdamwScalars* scalars = nullptr;

@@ -47,6 +47,7 @@ std::vector<cuda::AdamwRun> UpdateRuns(const TrainState& state) {
     runs.push_back({.param = Begin(state.weights_placement(), run),
                     .grad = Begin(state.grads_placement(), run),
                     .moments = run.shard_begin,
+                    .compute = Begin(state.compute_placement(), run),
                     .count = run.count});
   }
   return runs;

@@ -87,7 +87,7 @@ absl::Status RunGuards::StartWatching(std::vector<Communicator*> comms) {
 
 absl::Status RunGuards::CompareReplicas(const TrainState& state) {
   absl::Status equal;
-  if (state.sharding().zero_stage < 3) {
+  if (state.weights_placement() == Placement::kFlat) {
     const std::string place = absl::StrCat("rank ", world_.rank(), " on host ", world_.host_name());
     const auto compare = [&](Communicator& replicas, bool uncut) {
       return replicas.size() == 1 ? absl::OkStatus()

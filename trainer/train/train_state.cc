@@ -45,7 +45,9 @@ TrainState::TrainState(const DitConfig& config, const Sharding& sharding, Alloca
                          weights_placement() == Placement::kFlat ? layout_.size() : kept_.size())),
       compute_weights_(sharding.compute == DType::kF32
                            ? weights_
-                           : ZeroRange(allocator, MemoryOwner::kWeights, weights_.elements(), sharding.compute)),
+                           : ZeroRange(allocator, MemoryOwner::kWeights,
+                                       compute_placement() == Placement::kFlat ? layout_.size() : kept_.size(),
+                                       sharding.compute)),
       grads_(ZeroRange(allocator, MemoryOwner::kGradients,
                        grads_placement() == Placement::kFlat ? layout_.size() : kept_.size())),
       adam_m_(ZeroRange(allocator, MemoryOwner::kMoments, kept_.size())),
@@ -54,7 +56,7 @@ TrainState::TrainState(const DitConfig& config, const Sharding& sharding, Alloca
   model_.PlaceConstants(allocator);
   ema_model_.PlaceConstants(allocator);
   for (const auto& parameter : ema_model_.parameters().all()) parameter->requires_grad = false;
-  if (weights_placement() == Placement::kFlat) {
+  if (compute_placement() == Placement::kFlat) {
     for (const FlatLayout::Entry& entry : layout_.entries())
       entry.parameter->value = layout_.View(compute_weights_, entry);
   }
@@ -88,8 +90,16 @@ void TrainState::StartFromWeights() {
 
 void TrainState::RefreshComputeWeights(RankContext& context) {
   if (compute_weights_.dtype() == weights_.dtype()) return;
-  CopyRows({.source = weights_.ref(), .destination = compute_weights_.ref(), .rows = 1, .count = weights_.elements()},
-           context);
+  const auto at = [](Placement placement, const ShardMap::Run& run) {
+    return placement == Placement::kFlat ? run.flat_begin : run.shard_begin;
+  };
+  for (const ShardMap::Run& run : kept_.runs()) {
+    CopyRows({.source = weights_.ref().At(at(weights_placement(), run)),
+              .destination = compute_weights_.ref().At(at(compute_placement(), run)),
+              .rows = 1,
+              .count = run.count},
+             context);
+  }
 }
 
 absl::Status FillRange(const Tensor& range, int64_t begin, int64_t count,

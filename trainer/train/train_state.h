@@ -8,8 +8,8 @@
 //   2              flat      shard       shard
 //   3              shard     shard       shard
 //
-// Where forward computes in bf16, a bf16 copy of the weights lies beside the fp32 ones, in the same places; the
-// optimizer keeps it up to date.
+// Where forward computes in bf16, it reads a bf16 copy, which lies where the table says of weights and which the
+// optimizer keeps up to date; the fp32 weights then lie with the moments, since the optimizer alone reads them.
 //
 // The model's parameters are views of the flat weights (of that copy, where there is one) (in stage 3 whoever gathers
 // units gives them values); a second model, for evaluation and sampling, takes the EMA the same way. Padding between
@@ -51,7 +51,11 @@ class TrainState {
   const ShardMap& kept() const { return kept_; }
   // What this rank answers for where replicas share work (norm, checkpoint): its part of the data axis in every stage.
   const ShardMap& owned() const { return owned_; }
-  Placement weights_placement() const { return sharding_.zero_stage == 3 ? Placement::kShard : Placement::kFlat; }
+  Placement compute_placement() const { return sharding_.zero_stage == 3 ? Placement::kShard : Placement::kFlat; }
+  Placement weights_placement() const {
+    const bool copied = sharding_.compute != DType::kF32 && sharding_.zero_stage >= 1;
+    return copied ? Placement::kShard : compute_placement();
+  }
   Placement grads_placement() const { return sharding_.zero_stage >= 2 ? Placement::kShard : Placement::kFlat; }
 
   const Tensor& weights() const { return weights_; }
@@ -62,7 +66,8 @@ class TrainState {
   const Tensor& adam_v() const { return adam_v_; }
   const Tensor& ema() const { return ema_; }
 
-  // Makes compute_weights() follow weights(), after other hands than the optimizer's changed them.
+  // Makes compute_weights() follow weights(), after other hands than the optimizer's changed them: the part that this
+  // rank keeps; the rest comes with the next gather.
   void RefreshComputeWeights(RankContext& context);
 
   int64_t step = 0;     // completed steps, skipped ones included: where the sample stream stands

@@ -117,8 +117,9 @@ State OnHost(const State& before, const std::vector<AdamwRun>& runs, const Optio
                       .ema = options.ema ? after.ema.data() + run.moments : nullptr,
                       .count = run.count};
     cpu::AdamwEma(args, Scalars(), context.cpu());
-    for (int64_t i = run.param; options.compute && i < run.param + run.count; ++i) {
-      after.compute[static_cast<size_t>(i)] = BFloat16::FromFloat(after.param[static_cast<size_t>(i)]);
+    for (int64_t i = 0; options.compute && i < run.count; ++i) {
+      after.compute[static_cast<size_t>(run.compute + i)] =
+          BFloat16::FromFloat(after.param[static_cast<size_t>(run.param + i)]);
     }
   }
   return after;
@@ -141,11 +142,11 @@ TEST_F(CudaAdamw, GivesTheBitsOfTheCpu) {
 TEST_F(CudaAdamw, EveryRunHasItsOwnPlaces) {
   const State before(40000);
   // Whole tiles, less than one, one element, nothing, and a run whose ranges are aligned differently.
-  const std::vector<AdamwRun> runs{{.param = 512, .grad = 0, .moments = 0, .count = 2048},
-                                   {.param = 4096, .grad = 2048, .moments = 2048, .count = 300},
-                                   {.param = 5000, .grad = 2500, .moments = 2500, .count = 0},
-                                   {.param = 6000, .grad = 2800, .moments = 2900, .count = 1},
-                                   {.param = 8193, .grad = 3000, .moments = 3001, .count = 30001}};
+  const std::vector<AdamwRun> runs{{.param = 512, .grad = 0, .moments = 0, .compute = 256, .count = 2048},
+                                   {.param = 4096, .grad = 2048, .moments = 2048, .compute = 3000, .count = 300},
+                                   {.param = 5000, .grad = 2500, .moments = 2500, .compute = 4000, .count = 0},
+                                   {.param = 6000, .grad = 2800, .moments = 2900, .compute = 5001, .count = 1},
+                                   {.param = 8193, .grad = 3000, .moments = 3001, .compute = 8194, .count = 30001}};
   EXPECT_TRUE(OnDevice(before, runs, {}) == OnHost(before, runs, {}));
 }
 
