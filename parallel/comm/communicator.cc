@@ -62,6 +62,28 @@ Work Communicator::Move(CollectiveKind kind, const void* in, void* out, std::vec
   return Issue(std::move(spec), site);
 }
 
+Work Communicator::AllReduce(ConstElements in, Elements out, int64_t count, ReduceOp op, CallSite site) {
+  CheckTypes(CollectiveKind::kAllReduce, in, out);
+  return Reduce(CollectiveKind::kAllReduce, in.raw(), out.raw(), SliceOffsets(count, SizeOf(in.dtype())), in.dtype(),
+                op, site);
+}
+
+Work Communicator::ReduceScatter(ConstElements in, Elements out, const std::vector<int64_t>& offsets, CallSite site) {
+  CheckTypes(CollectiveKind::kReduceScatter, in, out);
+  return Reduce(CollectiveKind::kReduceScatter, in.raw(), out.raw(), Bytes(offsets, SizeOf(in.dtype())), in.dtype(),
+                ReduceOp::kSum, site);
+}
+
+Work Communicator::AllGather(ConstElements in, Elements out, const std::vector<int64_t>& offsets, CallSite site) {
+  CheckTypes(CollectiveKind::kAllGather, in, out);
+  return Move(CollectiveKind::kAllGather, in.raw(), out.raw(), Bytes(offsets, SizeOf(in.dtype())), site);
+}
+
+void Communicator::CheckTypes(CollectiveKind kind, ConstElements in, Elements out) const {
+  CHECK(in.dtype() == out.dtype()) << "[" << Name(kind) << " on " << name_ << "] in " << Name(in.dtype()) << ", out "
+                                   << Name(out.dtype());
+}
+
 Work Communicator::Issue(CollectiveSpec spec, CallSite site) {
   CHECK_GE(spec.bytes(), 0) << "[" << Name(spec.kind) << " on " << name_ << "] negative count";
   spec.site = site;
@@ -93,6 +115,7 @@ Work Communicator::Issue(CollectiveSpec spec, CallSite site) {
 }
 
 std::vector<int64_t> Communicator::ExchangeLengths(int64_t mine) {
+  CHECK(device().is_cpu()) << "[comm " << name_ << "] strings are exchanged between hosts";
   std::vector<int64_t> lengths(size_);
   AllGather(&mine, lengths.data(), size_, {"lengths", /*control=*/true}).Wait();
   std::vector<int64_t> offsets(size_ + 1, 0);
@@ -112,6 +135,11 @@ std::vector<std::string> Communicator::AllGatherBytes(std::string_view mine, Cal
   std::string all(offsets.back(), '\0');
   Move(CollectiveKind::kAllGather, mine.data(), all.data(), offsets, site).Wait();
   return CutStrings(all, offsets);
+}
+
+void Communicator::AddTraffic(const TrafficCounters& traffic) {
+  std::lock_guard<std::mutex> lock(counters_mutex_);
+  counters_ += traffic;
 }
 
 TrafficCounters Communicator::counters() const {

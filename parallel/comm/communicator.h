@@ -1,6 +1,7 @@
-// Communication between the ranks of one mesh axis, or of the world. Backends: self (one rank, inline), and ranks
-// joined by a transport (threads of one process, or MPI processes), whose collectives all run in
-// parallel/comm/operation.h and whose results are therefore equal bit for bit.
+// Communication between the ranks of one mesh axis, or of the world. Backends on host memory: self (one rank, inline),
+// and ranks joined by a transport (threads of one process, or MPI processes), whose collectives all run in
+// parallel/comm/operation.h and whose results are therefore equal bit for bit. On the memory of GPUs:
+// parallel/comm/device_comm.h.
 //
 // Order. Every rank of a communicator issues the same collectives, with the same counts, in the same order; nothing
 // checks it at run time, so callers make it true by construction (a fixed bucket order, never "whichever is ready
@@ -10,9 +11,9 @@
 // Determinism. Sums depend on the inputs and the number of ranks only, not on arrival, message size or backend: every
 // element is reduced in the tree order of parallel/comm/reduce.h, by one rank, and copied to the others.
 //
-// Buffers are host memory of the caller, who keeps them in place, and leaves inputs unchanged, until the Work is done.
-// A count of 0 is allowed and does not synchronise. Slices: rank r of n owns PartRange(count, n, r) of `count`
-// elements, so counts that n does not divide need no padding.
+// Buffers are memory of device(), the host's or a GPU's, of the caller, who keeps them in place, and leaves inputs
+// unchanged, until the Work is done. A count of 0 is allowed and does not synchronise. Slices: rank r of n owns
+// PartRange(count, n, r) of `count` elements, so counts that n does not divide need no padding.
 //
 // Failure. A transport error aborts the job. Mismatched calls are mistakes of ours: a hang, or an abort on a message of
 // the wrong size.
@@ -27,8 +28,11 @@
 #include <type_traits>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "core/base/math.h"
+#include "core/tensor/device.h"
 #include "core/tensor/dtype.h"
+#include "core/tensor/elements.h"
 #include "parallel/comm/collective_log.h"
 #include "parallel/comm/reduce.h"
 #include "parallel/comm/traffic.h"
@@ -37,8 +41,8 @@
 namespace shardit {
 
 template <class T>
-concept Reducible = std::same_as<T, float> || std::same_as<T, double> || std::same_as<T, int32_t> ||
-    std::same_as<T, int64_t> || std::same_as<T, uint8_t>;
+concept Reducible = std::same_as<T, float> || std::same_as<T, BFloat16> || std::same_as<T, double> ||
+    std::same_as<T, int32_t> || std::same_as<T, int64_t> || std::same_as<T, uint8_t>;
 template <class T>
 concept Movable = std::is_trivially_copyable_v<T>;
 
@@ -78,6 +82,10 @@ class Communicator {
   int size() const { return size_; }
   // The axis: "world", "pp", "dp", "tp", or what Split was given.
   const std::string& name() const { return name_; }
+  // Where the buffers of collectives lie. GatherBytes, AllGatherBytes and Split are the host's business.
+  virtual Device device() const { return Device::Cpu(); }
+  // The rank's log.
+  CollectiveLog* log() const { return log_; }
   // The part of `count` elements that this rank owns after ReduceScatter and contributes to AllGather.
   Range Slice(int64_t count) const { return PartRange(count, size_, rank_); }
 
@@ -114,6 +122,12 @@ class Communicator {
     return Move(CollectiveKind::kAllGather, in, out, Bytes(offsets, sizeof(T)), site);
   }
 
+  // The same on elements whose type the caller knows at run time only: tensors that are fp32 in one run and bf16 in
+  // another. in and out are of one type (CHECK).
+  Work AllReduce(ConstElements in, Elements out, int64_t count, ReduceOp op, CallSite site = {});
+  Work ReduceScatter(ConstElements in, Elements out, const std::vector<int64_t>& offsets, CallSite site = {});
+  Work AllGather(ConstElements in, Elements out, const std::vector<int64_t>& offsets, CallSite site = {});
+
   // data[0 .. count) becomes that of `root` on every rank.
   template <Movable T>
   Work Broadcast(T* data, int64_t count, int root, CallSite site = {}) {
@@ -132,6 +146,12 @@ class Communicator {
   Work Recv(T* data, int64_t count, int peer, int tag, CallSite site = {}) {
     return Move(CollectiveKind::kRecv, nullptr, data, {0, count * static_cast<int64_t>(sizeof(T))}, site, peer, tag);
   }
+  Work Send(ConstElements data, int64_t count, int peer, int tag, CallSite site = {}) {
+    return Move(CollectiveKind::kSend, data.raw(), nullptr, {0, count * SizeOf(data.dtype())}, site, peer, tag);
+  }
+  Work Recv(Elements data, int64_t count, int peer, int tag, CallSite site = {}) {
+    return Move(CollectiveKind::kRecv, nullptr, data.raw(), {0, count * SizeOf(data.dtype())}, site, peer, tag);
+  }
 
   // Byte strings of any length, one from each rank, in rank order: on `root` only (others get an empty vector), or on
   // all. Blocking. Lengths travel first, as control messages.
@@ -145,6 +165,19 @@ class Communicator {
 
   // Counted when a collective is issued. Readable from any thread.
   TrafficCounters counters() const;
+  // Counts what was not issued one by one: collectives that a graph repeats (parallel/comm/replayed_traffic.h).
+  void AddTraffic(const TrafficCounters& traffic);
+
+  // For a watchdog, from any thread; neither blocks. On a GPU the library meets errors of its own while collectives
+  // run, a peer that left for one: the first of them, naming the axis. Also lets the log know what the device has
+  // finished.
+  virtual absl::Status Health() { return absl::OkStatus(); }
+
+  // Whether its collectives can be recorded in a CUDA graph.
+  virtual bool recordable() const { return true; }
+  // Gives up what is under way on the device, so that whoever waits for it returns. Nothing can be issued any more: the
+  // job is about to end.
+  virtual void AbortDevice() {}
 
  protected:
   // `log` belongs to the rank and outlives the communicator.
@@ -153,14 +186,15 @@ class Communicator {
   // Runs the collective, now or later, and marks `work` started, then done. Called in the order of issue.
   virtual void Start(CollectiveSpec spec, std::shared_ptr<WorkState> work) = 0;
 
-  CollectiveLog* log() const { return log_; }
-
  private:
+  friend class StagedCommunicator;  // issues on the host what it was given for a device
+
   Work Reduce(CollectiveKind kind, const void* in, void* out, std::vector<int64_t> offsets, DType dtype, ReduceOp op,
               CallSite site);
   Work Move(CollectiveKind kind, const void* in, void* out, std::vector<int64_t> offsets, CallSite site, int peer = -1,
             int tag = 0);
   Work Issue(CollectiveSpec spec, CallSite site);
+  void CheckTypes(CollectiveKind kind, ConstElements in, Elements out) const;
   std::vector<int64_t> SliceOffsets(int64_t count, int64_t element_bytes) const;
   std::vector<int64_t> Bytes(const std::vector<int64_t>& offsets, int64_t element_bytes) const;
   std::vector<int64_t> ExchangeLengths(int64_t mine);

@@ -266,7 +266,9 @@ class PointToPoint : public OperationBase {
 
 std::unique_ptr<Operation> MakeAllReduce(CollectiveSpec spec, int rank, int size, ScratchPool* scratch) {
   if (spec.bytes() > kSmallBytes) return std::make_unique<SlicedReduce>(std::move(spec), rank, size, scratch, true);
-  if (size > kDirectRanks && std::has_single_bit(static_cast<unsigned>(size))) {
+  // Partial sums would travel as bf16, rounded at every step of the tree.
+  const bool partial_sums_keep_their_bits = spec.dtype != DType::kBF16;
+  if (size > kDirectRanks && std::has_single_bit(static_cast<unsigned>(size)) && partial_sums_keep_their_bits) {
     return std::make_unique<RecursiveDoubling>(std::move(spec), rank, size, scratch);
   }
   return std::make_unique<DirectAllReduce>(std::move(spec), rank, size, scratch);

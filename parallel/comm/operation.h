@@ -8,7 +8,8 @@
 //                    is bounded and stays in cache.
 //   all-reduce       that, each reduced segment being sent to all at once. Up to kSmallBytes: whole vectors are
 //                    exchanged and reduced by every rank (up to kDirectRanks, or not a power of two), or recursive
-//                    doubling, whose sums form the same tree (powers of two above).
+//                    doubling, whose sums form the same tree (powers of two above; not bf16, whose partial sums are
+//                    fp32).
 //   all-gather       each rank sends its slice to every other.     gather     each rank sends its slice to the root.
 //   broadcast        binomial tree from the root.                  barrier    dissemination, ceil(log2 n) rounds.
 #pragma once

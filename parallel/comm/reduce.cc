@@ -85,6 +85,43 @@ void ReduceAll(std::span<const void* const> inputs, void* out, int64_t count) {
   }
 }
 
+// The same on bf16 inputs, in fp32.
+template <class Op>
+void ReduceWide(const void* const* inputs, int n, int64_t begin, float* out, int64_t count) {
+  if (n == 1) {
+    const BFloat16* const in = static_cast<const BFloat16*>(inputs[0]) + begin;
+    for (int64_t i = 0; i < count; ++i) out[i] = in[i].ToFloat();
+    return;
+  }
+  float right[kBlock];
+  const int half = LeftHalf(n);
+  ReduceWide<Op>(inputs, half, begin, out, count);
+  ReduceWide<Op>(inputs + half, n - half, begin, right, count);
+  Reduce2<float, Op>(out, right, out, count);
+}
+
+template <class Op>
+void ReduceBFloat16(std::span<const void* const> inputs, void* out, int64_t count) {
+  float sum[kBlock];
+  BFloat16* const rounded = static_cast<BFloat16*>(out);
+  for (int64_t begin = 0; begin < count; begin += kBlock) {
+    const int64_t block = std::min(kBlock, count - begin);
+    ReduceWide<Op>(inputs.data(), static_cast<int>(inputs.size()), begin, sum, block);
+    for (int64_t i = 0; i < block; ++i) rounded[begin + i] = BFloat16::FromFloat(sum[i]);
+  }
+}
+
+void ReduceBFloat16(ReduceOp op, std::span<const void* const> inputs, void* out, int64_t count) {
+  switch (op) {
+    case ReduceOp::kSum:
+      return ReduceBFloat16<Sum>(inputs, out, count);
+    case ReduceOp::kMin:
+      return ReduceBFloat16<Min>(inputs, out, count);
+    case ReduceOp::kMax:
+      return ReduceBFloat16<Max>(inputs, out, count);
+  }
+}
+
 template <class T>
 void ReduceTyped(ReduceOp op, std::span<const void* const> inputs, void* out, int64_t count) {
   switch (op) {
@@ -113,9 +150,8 @@ void TreeReduce(DType dtype, ReduceOp op, std::span<const void* const> inputs, v
     case DType::kU8:
       return ReduceTyped<uint8_t>(op, inputs, out, count);
     case DType::kBF16:
-      break;
+      return ReduceBFloat16(op, inputs, out, count);
   }
-  CHECK(false) << "[reduce] no reduction for dtype " << Name(dtype);
 }
 
 }  // namespace shardit

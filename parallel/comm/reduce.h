@@ -18,9 +18,9 @@ namespace shardit {
 
 enum class ReduceOp : uint8_t { kSum, kMin, kMax };
 
-// out[i] = Tree over r of inputs[r][i], for i in [0, count). dtype: f32, f64, i32, i64 or u8, accumulated in the same
-// dtype; integer sums wrap; a NaN in any input gives NaN, for minimum and maximum too. `out` may be one of the inputs
-// itself, but must not overlap one otherwise. Runs on the calling thread. Deterministic.
+// out[i] = Tree over r of inputs[r][i], for i in [0, count). Accumulated in the same dtype, but bf16 in fp32 along the
+// whole tree and rounded once; integer sums wrap; a NaN in any input gives NaN, for minimum and maximum too. `out` may
+// be one of the inputs itself, but must not overlap one otherwise. Runs on the calling thread. Deterministic.
 void TreeReduce(DType dtype, ReduceOp op, std::span<const void* const> inputs, void* out, int64_t count);
 
 }  // namespace shardit

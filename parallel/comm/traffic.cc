@@ -60,6 +60,30 @@ Traffic& Traffic::operator+=(const Traffic& other) {
   return *this;
 }
 
+Traffic& Traffic::operator-=(const Traffic& other) {
+  calls -= other.calls;
+  payload_bytes -= other.payload_bytes;
+  ring_bytes -= other.ring_bytes;
+  return *this;
+}
+
+TrafficCounters& TrafficCounters::operator+=(const TrafficCounters& other) {
+  for (size_t kind = 0; kind < data.size(); ++kind) {
+    data[kind] += other.data[kind];
+    control[kind] += other.control[kind];
+  }
+  return *this;
+}
+
+TrafficCounters TrafficCounters::Since(const TrafficCounters& earlier) const {
+  TrafficCounters since = *this;
+  for (size_t kind = 0; kind < data.size(); ++kind) {
+    since.data[kind] -= earlier.data[kind];
+    since.control[kind] -= earlier.control[kind];
+  }
+  return since;
+}
+
 Traffic TrafficCounters::TotalData() const {
   Traffic total;
   for (const Traffic& traffic : data) total += traffic;

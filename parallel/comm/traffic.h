@@ -42,6 +42,7 @@ struct Traffic {
   int64_t ring_bytes = 0;     // bytes sent by this rank
 
   Traffic& operator+=(const Traffic& other);
+  Traffic& operator-=(const Traffic& other);
   friend bool operator==(const Traffic&, const Traffic&) = default;
 };
 
@@ -55,6 +56,9 @@ struct TrafficCounters {
   const Traffic& control_of(CollectiveKind kind) const { return control[static_cast<int>(kind)]; }
   Traffic TotalData() const;
   Traffic TotalControl() const;
+  TrafficCounters& operator+=(const TrafficCounters& other);
+  // What came since `earlier` counters of the same communicator.
+  TrafficCounters Since(const TrafficCounters& earlier) const;
 };
 
 }  // namespace shardit

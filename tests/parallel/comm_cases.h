@@ -29,6 +29,11 @@ T WholeInput(int rank, int64_t i) {
   return static_cast<T>((rank * 5 + i * 3 + i / 17) % 13 + (std::is_same_v<T, uint8_t> ? 0 : -6));
 }
 
+template <>
+inline BFloat16 WholeInput(int rank, int64_t i) {
+  return BFloat16::FromFloat(WholeInput<float>(rank, i));
+}
+
 // Floats of very different sizes, whose sum depends on the order of addition.
 inline float RoughInput(int rank, int64_t i) {
   uint64_t h = (static_cast<uint64_t>(rank) << 40) + static_cast<uint64_t>(i) + 1;
@@ -71,6 +76,11 @@ T Expected(ReduceOp op, int ranks, int64_t i) {
   return result;
 }
 
+template <>
+inline BFloat16 Expected(ReduceOp op, int ranks, int64_t i) {
+  return BFloat16::FromFloat(Expected<float>(op, ranks, i));
+}
+
 // Index of the first difference in bits, -1 if none.
 template <class T>
 int64_t FirstDifference(const std::vector<T>& a, const std::vector<T>& b) {
@@ -97,12 +107,13 @@ void ReduceScatterCase(Communicator& comm, int64_t count, bool in_place) {
   std::vector<T> apart(slice.size(), T{99});
   T* out = in_place ? in.data() + slice.begin : apart.data();
   comm.ReduceScatter(in.data(), out, count).Wait();
-  for (int64_t i = 0; i < slice.size(); ++i) {
-    ASSERT_EQ(out[i], Expected<T>(ReduceOp::kSum, comm.size(), slice.begin + i)) << "element " << i << " of " << count;
-  }
+  const std::vector<T> expected = Filled<T>(
+      0, slice.size(), [&](int, int64_t i) { return Expected<T>(ReduceOp::kSum, comm.size(), slice.begin + i); });
+  EXPECT_EQ(FirstDifference(std::vector<T>(out, out + slice.size()), expected), -1) << "elements " << count;
   for (int64_t i = 0; in_place && i < count; ++i) {
     if (i >= slice.begin && i < slice.end) continue;
-    ASSERT_EQ(in[i], WholeInput<T>(comm.rank(), i)) << "input outside the slice changed";
+    const T before = WholeInput<T>(comm.rank(), i);
+    ASSERT_EQ(std::memcmp(&in[i], &before, sizeof(T)), 0) << "input outside the slice changed";
   }
 }
 
@@ -141,6 +152,7 @@ void AllCases(Communicator& comm) {
 
 inline void AllDtypes(Communicator& comm) {
   AllCases<float>(comm);
+  AllCases<BFloat16>(comm);
   AllCases<double>(comm);
   AllCases<int32_t>(comm);
   AllCases<int64_t>(comm);
@@ -151,6 +163,28 @@ inline void AllDtypes(Communicator& comm) {
     AllGatherCase<float>(comm, kLargeCount, in_place);
   }
   BroadcastCase<float>(comm, kLargeCount, comm.size() / 2);
+}
+
+// bf16 is summed in fp32 and rounded once, whatever algorithm the size selects.
+inline void BFloat16SumOrder(Communicator& comm) {
+  const auto input = [](int rank, int64_t i) { return BFloat16::FromFloat(RoughInput(rank, i)); };
+  for (const int64_t count : {1, 5, 4096, 4097, 30011}) {
+    const std::vector<BFloat16> expected = Filled<BFloat16>(0, count, [&](int, int64_t i) {
+      std::vector<float> inputs;
+      for (int r = 0; r < comm.size(); ++r) inputs.push_back(input(r, i).ToFloat());
+      return BFloat16::FromFloat(TreeSum(inputs));
+    });
+    std::vector<BFloat16> data = Filled<BFloat16>(comm.rank(), count, input);
+    comm.AllReduce(data.data(), data.data(), count, ReduceOp::kSum).Wait();
+    EXPECT_EQ(FirstDifference(data, expected), -1) << "all-reduce of " << count;
+
+    const Range slice = comm.Slice(count);
+    const std::vector<BFloat16> in = Filled<BFloat16>(comm.rank(), count, input);
+    std::vector<BFloat16> out(static_cast<size_t>(slice.size()));
+    comm.ReduceScatter(in.data(), out.data(), count).Wait();
+    const std::vector<BFloat16> part(expected.begin() + slice.begin, expected.begin() + slice.end);
+    EXPECT_EQ(FirstDifference(out, part), -1) << "reduce-scatter of " << count;
+  }
 }
 
 inline std::vector<float> RoughAllReduce(Communicator& comm, int64_t count) {

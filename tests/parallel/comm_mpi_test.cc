@@ -27,6 +27,7 @@ Communicator& Comm() { return MpiTestWorld().comm(); }
 
 TEST(CommOnMpi, AllDtypes) { comm_cases::AllDtypes(Comm()); }
 TEST(CommOnMpi, SumOrder) { comm_cases::SumOrder(Comm()); }
+TEST(CommOnMpi, BFloat16SumOrder) { comm_cases::BFloat16SumOrder(Comm()); }
 TEST(CommOnMpi, SendRecv) { comm_cases::SendRecv(Comm()); }
 TEST(CommOnMpi, ManyInFlight) { comm_cases::ManyInFlight(Comm()); }
 TEST(CommOnMpi, ByteStrings) { comm_cases::ByteStrings(Comm()); }

@@ -24,6 +24,7 @@ INSTANTIATE_TEST_SUITE_P(Ranks, CommOnThreads, testing::Values(1, 2, 3, 4));
 
 TEST_P(CommOnThreads, AllDtypes) { RunCase(comm_cases::AllDtypes); }
 TEST_P(CommOnThreads, SumOrder) { RunCase(comm_cases::SumOrder); }
+TEST_P(CommOnThreads, BFloat16SumOrder) { RunCase(comm_cases::BFloat16SumOrder); }
 TEST_P(CommOnThreads, SendRecv) { RunCase(comm_cases::SendRecv); }
 TEST_P(CommOnThreads, ManyInFlight) { RunCase(comm_cases::ManyInFlight); }
 TEST_P(CommOnThreads, ByteStrings) { RunCase(comm_cases::ByteStrings); }
@@ -49,6 +50,7 @@ TEST(CommOnManyThreads, SumOrderAndStrings) {
   for (const int ranks : {5, 7, 9, 16}) {
     RunThreadWorld(ranks, [](World& world) {
       comm_cases::SumOrder(world.comm());
+      comm_cases::BFloat16SumOrder(world.comm());
       comm_cases::ByteStrings(world.comm());
       comm_cases::BroadcastCase<float>(world.comm(), 1000, 3);
     });
@@ -90,6 +92,9 @@ TEST(CommOnManyThreads, MinAndMaxKeepNan) {
     world.comm().AllReduce(&high, &high, 1, ReduceOp::kMax).Wait();
     EXPECT_TRUE(std::isnan(low));
     EXPECT_TRUE(std::isnan(high));
+    BFloat16 half = BFloat16::FromFloat(world.rank() == 1 ? NAN : 1.0f);
+    world.comm().AllReduce(&half, &half, 1, ReduceOp::kMin).Wait();
+    EXPECT_TRUE(std::isnan(half.ToFloat()));
   });
 }
 
