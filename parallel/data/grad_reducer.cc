@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "core/tensor/accumulate.h"
+#include "parallel/comm/timed_wait.h"
 
 namespace shardit {
 
@@ -159,7 +160,7 @@ void GradReducer::SendOverTensor(Flight flight) {
     return;
   }
   // Tensor axis: gradients of per-token parameters are sums over the rank's own tokens.
-  float* data = flight.data.data() + (bucket.per_token.begin - bucket.offset);
+  const Elements data = flight.data.ref().At(bucket.per_token.begin - bucket.offset);
   flight.work = tensor_->AllReduce(data, data, bucket.per_token.size(), ReduceOp::kSum, {.tag = "token gradients"});
   over_tensor_ = std::move(flight);
   if (keeps_shard()) LimitOverData(kMaxInFlight - 1);
@@ -171,11 +172,13 @@ void GradReducer::AdvanceTensor() {
   over_tensor_.reset();
   WaitFor(flight.work);
   const int64_t bytes = layout_.buckets()[flight.bucket].per_token.size() * SizeOf(DType::kF32);
-  context_.timeline().Add({.kind = SpanKind::kCommunication,
-                           .name = "token gradients",
-                           .bytes = bytes,
-                           .begin = flight.work.start(),
-                           .end = flight.work.end()});
+  if (flight.work.timed()) {
+    context_.timeline().Add({.kind = SpanKind::kCommunication,
+                             .name = "token gradients",
+                             .bytes = bytes,
+                             .begin = flight.work.start(),
+                             .end = flight.work.end()});
+  }
   AfterTensor(std::move(flight));
 }
 
@@ -198,7 +201,7 @@ void GradReducer::SendOverData(Flight flight) {
   flight.trace.issued = std::chrono::steady_clock::now();
   flight.trace.bytes = bucket.bytes();
   if (!finishing_ && data_.size() > 1) report_.overlapped_bytes += flight.trace.bytes;
-  float* data = flight.data.data();
+  const Elements data = flight.data.ref();
   // Data axis: every rank's gradient is that of its own samples.
   if (options_.zero_stage == 0) {
     flight.work = data_.AllReduce(data, data, bucket.count, ReduceOp::kSum, {.tag = "gradients"});
@@ -211,7 +214,7 @@ void GradReducer::SendOverData(Flight flight) {
       const bool in_place = state.rounds_reduced++ == 0 && (!options_.deterministic || micro_batches_ == 1);
       flight.part = in_place ? ShardOf(flight.bucket) : Tensor::Empty(context_.allocator(), flight.part.shape());
     }
-    flight.work = data_.ReduceScatter(data, flight.part.data(), offsets, {.tag = "gradients"});
+    flight.work = data_.ReduceScatter(data, flight.part.ref(), offsets, {.tag = "gradients"});
   }
   over_data_.push_back(std::move(flight));
   if (keeps_shard()) LimitOverData(kMaxInFlight);
@@ -233,11 +236,13 @@ void GradReducer::AfterData(const Flight& flight) {
   if (data_.size() > 1) {
     report_.bytes += trace.bytes;
     report_.buckets.push_back(trace);
-    context_.timeline().Add({.kind = SpanKind::kCommunication,
-                             .name = "gradients",
-                             .bytes = trace.bytes,
-                             .begin = trace.started,
-                             .end = trace.ended});
+    if (flight.work.timed()) {
+      context_.timeline().Add({.kind = SpanKind::kCommunication,
+                               .name = "gradients",
+                               .bytes = trace.bytes,
+                               .begin = trace.started,
+                               .end = trace.ended});
+    }
   }
   if (keeps_shard()) AddPart(flight.bucket, flight.part);
 }
@@ -265,9 +270,7 @@ ReduceReport GradReducer::Finish() {
 }
 
 void GradReducer::WaitFor(const Work& work) {
-  if (work.Done()) return;
-  const TimedSpan span(context_.timeline(), SpanKind::kWait, "gradients");
-  work.Wait();
+  if (!work.Done()) TimedWait(context_, work, "gradients");
 }
 
 Tensor GradReducer::FlatBucket(size_t b) const {

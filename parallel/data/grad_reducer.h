@@ -24,6 +24,10 @@
 // gradients kept. Per-token gradients are then summed over the tensor axis once a micro-batch, in every stage. Where
 // weight gradients are deferred, all contributions of a micro-batch to one leaf must come in the same pass.
 //
+// On a GPU the gradients lie on the device, fp32 as everywhere, and so do the communicators' buffers. Collectives
+// travel on streams beside backward; what waits for them is the compute stream, at the same points of the program.
+// Buckets then carry no times of start and end.
+//
 // Every parameter of the layout that requires a gradient becomes final exactly `micro_batches` times a step (CHECK).
 // Owner: one compute thread. Failure: the communicator's.
 #pragma once
@@ -49,7 +53,8 @@ struct GradReducerOptions {
   bool deterministic = false;
 };
 
-// One bucket's reduction over the data axis, for traces. Times are of the steady clock.
+// One bucket's reduction over the data axis, for traces. Times are of the steady clock; zero where they are not known
+// (Work::timed).
 struct BucketTrace {
   using Time = std::chrono::steady_clock::time_point;
   int64_t bytes = 0;

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "core/autograd/node.h"
+#include "parallel/comm/timed_wait.h"
 
 namespace shardit {
 namespace {
@@ -24,13 +25,14 @@ std::vector<std::vector<size_t>> BucketsByUnit(const FlatLayout& layout) {
 }
 
 void WaitForWeights(RankContext& context, Work& work, int64_t bytes) {
-  if (!work.Done()) {
-    const TimedSpan span(context.timeline(), SpanKind::kWait, "weights");
-    work.Wait();
+  if (!work.Done()) TimedWait(context, work, "weights");
+  if (work.timed()) {
+    context.timeline().Add({.kind = SpanKind::kCommunication,
+                            .name = "weights",
+                            .bytes = bytes,
+                            .begin = work.start(),
+                            .end = work.end()});
   }
-  if (work.end() == Work::Time{}) return;
-  context.timeline().Add(
-      {.kind = SpanKind::kCommunication, .name = "weights", .bytes = bytes, .begin = work.start(), .end = work.end()});
   work = Work();
 }
 
@@ -54,10 +56,10 @@ void WholeGatherer::StartGather() {
   for (size_t b = layout_.buckets().size(); b-- > 0;) {
     const FlatLayout::Bucket& bucket = layout_.buckets()[b];
     const std::vector<int64_t> offsets = bucket.ShardOffsets(data_.size());
-    float* weights = weights_.data() + bucket.offset;
+    const Elements weights = weights_.ref().At(bucket.offset);
     // Data axis: every rank has updated its own part of the bucket.
     works_[b] =
-        data_.AllGather(weights + offsets[static_cast<size_t>(data_.rank())], weights, offsets, {.tag = "weights"});
+        data_.AllGather(weights.At(offsets[static_cast<size_t>(data_.rank())]), weights, offsets, {.tag = "weights"});
   }
 }
 
@@ -70,7 +72,9 @@ void WholeGatherer::FinishAll() {
   for (size_t b = 0; b < works_.size(); ++b) WaitFor(b);
 }
 
-void WholeGatherer::WaitFor(size_t b) { WaitForWeights(context_, works_[b], layout_.buckets()[b].bytes()); }
+void WholeGatherer::WaitFor(size_t b) {
+  WaitForWeights(context_, works_[b], layout_.buckets()[b].count * SizeOf(weights_.dtype()));
+}
 
 // Identity on what a unit hands on. Every node of later units was created later, so when backward comes here those
 // units are done, but for deferred weight gradients, which read no weights.
@@ -145,20 +149,20 @@ void UnitGatherer::Start(int unit) {
     Gathered& gathered = gathered_[b];
     if (gathered.users++ > 0) continue;
     const FlatLayout::Bucket& bucket = layout_.buckets()[b];
-    gathered.data = Tensor::Empty(context_.allocator(), {bucket.count});
-    bytes_ += bucket.bytes();
+    gathered.data = Tensor::Empty(context_.allocator(), {bucket.count}, shard_.dtype());
+    bytes_ += gathered.data.bytes();
     peak_bytes_ = std::max(peak_bytes_, bytes_);
     for (size_t i = bucket.first_entry; i < bucket.end_entry; ++i) {
       const FlatLayout::Entry& entry = layout_.entries()[i];
       entry.parameter->value = FlatLayout::View(gathered.data, bucket.offset, entry);
     }
     // Data axis: every rank holds a part of the bucket.
-    gathered.work = data_.AllGather(shard_.data() + map_.runs()[b].shard_begin, gathered.data.data(),
+    gathered.work = data_.AllGather(shard_.ref().At(map_.runs()[b].shard_begin), gathered.data.ref(),
                                     bucket.ShardOffsets(data_.size()), {.tag = "weights"});
   }
 }
 
-void UnitGatherer::WaitFor(size_t b) { WaitForWeights(context_, gathered_[b].work, layout_.buckets()[b].bytes()); }
+void UnitGatherer::WaitFor(size_t b) { WaitForWeights(context_, gathered_[b].work, gathered_[b].data.bytes()); }
 
 void UnitGatherer::Release(int unit) {
   CHECK_EQ(std::erase(alive_, unit), size_t{1}) << "[unit gatherer] unit " << unit << " is not in memory";
@@ -169,10 +173,10 @@ void UnitGatherer::Release(int unit) {
     const FlatLayout::Bucket& bucket = layout_.buckets()[b];
     for (size_t i = bucket.first_entry; i < bucket.end_entry; ++i) {
       const FlatLayout::Entry& entry = layout_.entries()[i];
-      entry.parameter->value = Tensor::Meta(entry.shape);
+      entry.parameter->value = Tensor::Meta(entry.shape, shard_.dtype());
     }
+    bytes_ -= gathered.data.bytes();
     gathered.data = Tensor();
-    bytes_ -= bucket.bytes();
   }
 }
 

@@ -11,6 +11,9 @@
 // axis that run the same model parts in the same order issue the same. A communicator of its own keeps weights that are
 // waited for from queueing behind gradients; several gatherers may share one.
 //
+// What is gathered is what forward reads: fp32 weights, or bf16 ones that the optimizer rounds from its fp32 shard. The
+// type is that of the tensor given to the constructor; p is its size.
+//
 // Bytes on the data axis: WholeGatherer (n-1)/n N p per update; UnitGatherer (n-1)/n N p for each forward and each
 // backward, where buckets are units.
 #pragma once

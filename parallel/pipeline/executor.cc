@@ -4,6 +4,7 @@
 #include <deque>
 #include <limits>
 #include <map>
+#include <optional>
 #include <span>
 #include <tuple>
 #include <utility>
@@ -41,7 +42,7 @@ class PipelineRun {
         timeline_(context.timeline()),
         stage_(stage),
         actions_(actions),
-        output_shapes_(spec.parts) {}
+        outputs_(spec.parts) {}
 
   void Run() {
     for (size_t i = 0; i < actions_.size(); ++i) {
@@ -102,21 +103,23 @@ class PipelineRun {
       const PipelineAction& action = actions_[next_receive_];
       if (spec_.ranks == 1 || !NeedsMessage(action)) continue;
       const bool forward = DirectionOf(action) == kActivations;
-      const std::vector<Shape> shapes = forward ? stage_.InputShapes(action.part) : output_shapes_[action.part];
-      if (shapes.empty()) return;
-      received_.push_back(Receive(action, shapes));
+      const std::vector<BoundaryTensor> tensors = forward ? stage_.Inputs(action.part) : outputs_[action.part];
+      if (tensors.empty()) return;
+      received_.push_back(Receive(action, tensors));
     }
   }
 
-  Message Receive(const PipelineAction& action, const std::vector<Shape>& shapes) {
+  Message Receive(const PipelineAction& action, const std::vector<BoundaryTensor>& tensors) {
     const Direction direction = DirectionOf(action);
     const int peer = (pp_.rank() + (direction == kActivations ? spec_.ranks - 1 : 1)) % spec_.ranks;
     Message message{.action = next_receive_, .part = action.part, .micro_batch = action.micro_batch};
-    for (const Shape& shape : shapes) {
-      const int tag = Tag(StageOf(action.part), action.micro_batch, message.tensors.size(), shapes.size(), direction);
-      message.tensors.push_back(Tensor::Empty(context_.allocator(), shape));
+    for (const BoundaryTensor& expected : tensors) {
+      const int tag = Tag(StageOf(action.part), action.micro_batch, message.tensors.size(), tensors.size(), direction);
+      const DType dtype =
+          direction == kActivations ? expected.dtype : stage_.GradType(message.tensors.size(), expected.dtype);
+      message.tensors.push_back(Tensor::Empty(context_.allocator(), expected.shape, dtype));
       const Tensor& tensor = message.tensors.back();
-      message.works.push_back(pp_.Recv(tensor.data(), tensor.elements(), peer, tag, {"pipeline boundary"}));
+      message.works.push_back(pp_.Recv(tensor.ref(), tensor.elements(), peer, tag, {"pipeline boundary"}));
     }
     return message;
   }
@@ -152,15 +155,28 @@ class PipelineRun {
     CHECK(crosses != tensors.empty()) << "[pipeline] stage " << StageOf(action.part) << " of " << spec_.stages()
                                       << " returned " << tensors.size() << " tensors";
     if (!crosses) return;
-    if (direction == kActivations && output_shapes_[action.part].empty()) {
-      for (const Tensor& tensor : tensors) output_shapes_[action.part].push_back(tensor.shape());
+    if (direction == kActivations && outputs_[action.part].empty()) {
+      for (const Tensor& tensor : tensors) outputs_[action.part].push_back({tensor.shape(), tensor.dtype()});
     }
+    if (direction == kGradients) CheckGradients(action.part, tensors);
     if (spec_.ranks == 1) {
       local_.emplace(LocalKey{to_stage, action.micro_batch, direction}, std::move(tensors));
       return;
     }
     Send(action, to_stage, std::move(tensors));
     RetireSends(direction, PipelineExecutor::kSendsAhead);
+  }
+
+  // What the stage before posted receives for: the shapes and types of what entered.
+  void CheckGradients(int part, const std::vector<Tensor>& grads) const {
+    const std::vector<BoundaryTensor> inputs = stage_.Inputs(part);
+    CHECK_EQ(grads.size(), inputs.size()) << "[pipeline] gradients of part " << part;
+    for (size_t i = 0; i < grads.size(); ++i) {
+      const DType dtype = stage_.GradType(i, inputs[i].dtype);
+      CHECK(grads[i].shape() == inputs[i].shape && grads[i].dtype() == dtype)
+          << "[pipeline] gradient " << i << " of part " << part << ": " << grads[i].shape() << " "
+          << Name(grads[i].dtype()) << ", expected " << inputs[i].shape << " " << Name(dtype);
+    }
   }
 
   void Send(const PipelineAction& action, int to_stage, std::vector<Tensor> tensors) {
@@ -171,7 +187,7 @@ class PipelineRun {
       CHECK(tensor.is_dense()) << "[pipeline] tensor " << i << " of a boundary is a strided view";
       const int tag = Tag(to_stage, action.micro_batch, i, message.tensors.size(), direction);
       message.works.push_back(
-          pp_.Send(tensor.data(), tensor.elements(), to_stage % spec_.ranks, tag, {"pipeline boundary"}));
+          pp_.Send(tensor.ref(), tensor.elements(), to_stage % spec_.ranks, tag, {"pipeline boundary"}));
     }
     sent_[direction].push_back(std::move(message));
   }
@@ -183,6 +199,7 @@ class PipelineRun {
       const Message& message = sent.front();
       Wait(message, "wait to send");
       for (size_t i = 0; i < message.works.size(); ++i) {
+        if (!message.works[i].timed()) continue;
         timeline_.Add({.kind = SpanKind::kCommunication,
                        .name = direction == kActivations ? "send activations" : "send gradients",
                        .micro_batch = message.micro_batch,
@@ -197,7 +214,10 @@ class PipelineRun {
 
   void Wait(const Message& message, const char* name) {
     if (message.Done()) return;
-    TimedSpan span(timeline_, SpanKind::kWait, name, message.micro_batch, message.part);
+    std::optional<TimedSpan> span;
+    if (!message.works.front().stream_ordered()) {
+      span.emplace(timeline_, SpanKind::kWait, name, message.micro_batch, message.part);
+    }
     for (const Work& work : message.works) work.Wait();
   }
 
@@ -208,11 +228,11 @@ class PipelineRun {
   PipelineStage& stage_;
   const std::span<const PipelineAction> actions_;
 
-  std::vector<std::vector<Shape>> output_shapes_;  // by part; empty before its first forward
-  size_t next_receive_ = 0;                        // first action whose receive has not been posted
-  std::deque<Message> received_;                   // posted, in the order of need
-  std::deque<Message> sent_[2];                    // by direction, in the order of sending
-  std::map<LocalKey, std::vector<Tensor>> local_;  // handed on within the rank
+  std::vector<std::vector<BoundaryTensor>> outputs_;  // by part; empty before its first forward
+  size_t next_receive_ = 0;                           // first action whose receive has not been posted
+  std::deque<Message> received_;                      // posted, in the order of need
+  std::deque<Message> sent_[2];                       // by direction, in the order of sending
+  std::map<LocalKey, std::vector<Tensor>> local_;     // handed on within the rank
 };
 
 }  // namespace

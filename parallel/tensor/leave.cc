@@ -5,8 +5,10 @@
 #include <optional>
 #include <utility>
 
+#include "core/tensor/copy_rows.h"
+#include "parallel/comm/timed_wait.h"
+#include "parallel/tensor/column_sums.h"
 #include "parallel/tensor/tensor_parallel.h"
-#include "parallel/tensor/timed_wait.h"
 #include "parallel/tensor/token_exchange.h"
 
 namespace shardit {
@@ -18,6 +20,15 @@ constexpr int64_t kGrain = 16384;  // elements: below it, waking a thread costs 
 void AddBias(RankContext& context, const Tensor& y, const Tensor& bias) {
   const int64_t width = bias.elements(), rows = y.elements() / width;
   if (context.cpu().Planned({"add_bias", 0, 2.0 * static_cast<double>(y.bytes())})) return;
+  if (context.on_cuda()) {
+    return cuda::CopyRows({.source = bias.ref(),
+                           .destination = y.ref(),
+                           .destination_stride = width,
+                           .accumulate = true,
+                           .rows = rows,
+                           .count = width},
+                          context.cuda());
+  }
   const float* const add = bias.data();
   float* const to = y.data();
   context.pool().ParallelFor(rows, kGrain / width, [&](int64_t begin, int64_t end, int) {
@@ -27,11 +38,16 @@ void AddBias(RankContext& context, const Tensor& y, const Tensor& bias) {
   });
 }
 
-// sums [E] (+)= the column sums of dy [.., E]. Rows are added in blocks, so that rounding errors grow with the number
-// of blocks, not of rows; the order does not depend on the threads.
+// sums [E] (+)= the column sums of dy [.., E]. On the CPU rows are added in blocks, so that rounding errors grow with
+// the number of blocks, not of rows; the order does not depend on the threads.
 void SumColumns(RankContext& context, const Tensor& dy, const GradDestination& sums) {
   const int64_t width = dy.dim(-1), rows = dy.elements() / width;
   if (context.cpu().Planned({"column_sums", 0, static_cast<double>(dy.bytes())})) return;
+  if (context.on_cuda()) {
+    return cuda::ColumnSums(
+        {.x = dy.ref(), .rows = rows, .width = width, .sums = sums.tensor.data(), .accumulate = sums.accumulate},
+        context.cuda());
+  }
   constexpr int64_t kColumns = 64, kRows = 64;
   const float* const from = dy.data();
   float* const to = sums.tensor.data();
@@ -104,7 +120,7 @@ Var TensorParallel::Leave(Tape& tape, const Var& partial_NTD, const Var& bias_D)
     CHECK_EQ(y.dim(1), cut_tokens_) << "[sp_leave] partial " << y.shape();
     y = TokenReduceScatter(context, axis_, y, "sp leave").Wait(context);
   } else {
-    TimedWait(context, axis_.AllReduce(y.data(), y.data(), y.elements(), ReduceOp::kSum, {"tp leave"}), "tp leave");
+    TimedWait(context, axis_.AllReduce(y.ref(), y.ref(), y.elements(), ReduceOp::kSum, {"tp leave"}), "tp leave");
   }
   AddBias(context, y, bias_D.value());
   if (!tape.Records({&partial_NTD, &bias_D})) return Var(std::move(y));

@@ -6,38 +6,38 @@
 #include <vector>
 
 #include "core/ops/linear_product.h"
-#include "core/ops/tokens.h"
+#include "core/tensor/copy_rows.h"
+#include "parallel/comm/timed_wait.h"
 #include "parallel/tensor/tensor_parallel.h"
-#include "parallel/tensor/timed_wait.h"
 
 namespace shardit {
 namespace {
 
-Tensor Buffer(RankContext& context, const Shape& shape) {
+Tensor Buffer(RankContext& context, const Shape& shape, DType dtype) {
   const MemoryOwnerScope owner(context.allocator(), MemoryOwner::kBuffers);
-  return Tensor::Empty(context.allocator(), shape);
+  return Tensor::Empty(context.allocator(), shape, dtype);
 }
 
 // Rank `rank`'s columns of whole [rows, ranks * width] to dense own [rows, width], or back.
-void TakeColumns(RankContext& context, const float* whole, int ranks, int rank, float* own, int64_t rows,
+void TakeColumns(RankContext& context, ConstElements whole, int ranks, int rank, Elements own, int64_t rows,
                  int64_t width) {
-  cpu::CopyRows({.source = whole + rank * width,
-                 .source_stride = ranks * width,
-                 .destination = own,
-                 .destination_stride = width,
-                 .images = rows,
-                 .count = width},
-                context.cpu());
+  CopyRows({.source = whole.At(rank * width),
+            .source_stride = ranks * width,
+            .destination = own,
+            .destination_stride = width,
+            .rows = rows,
+            .count = width},
+           context);
 }
-void PutColumns(RankContext& context, const float* own, int64_t rows, int64_t width, float* whole, int ranks,
+void PutColumns(RankContext& context, ConstElements own, int64_t rows, int64_t width, Elements whole, int ranks,
                 int rank) {
-  cpu::CopyRows({.source = own,
-                 .source_stride = width,
-                 .destination = whole + rank * width,
-                 .destination_stride = ranks * width,
-                 .images = rows,
-                 .count = width},
-                context.cpu());
+  CopyRows({.source = own,
+            .source_stride = width,
+            .destination = whole.At(rank * width),
+            .destination_stride = ranks * width,
+            .rows = rows,
+            .count = width},
+           context);
 }
 
 enum Input { kC, kWeight, kBias };
@@ -59,16 +59,19 @@ class ModulationNode : public Node {
     CHECK(dy.is_dense()) << "[tp_modulation] gradient strides " << dy.strides();
     const int64_t images = dy.dim(0), width = dy.dim(1) / (parts_ * axis_.size());
     const int64_t rows = images * parts_;
-    dy_own_ = Tensor::Empty(context.allocator(), {images, parts_ * width});
+    // The type that the products below read: dy's own, which may be gathered in fp32, is rounded to it.
+    dy_own_ = Tensor::Empty(context.allocator(), {images, parts_ * width}, c_.value().dtype());
     if (!sum_) {
-      TakeColumns(context, dy.data(), axis_.size(), axis_.rank(), dy_own_.data(), rows, width);
+      TakeColumns(context, dy.ref(), axis_.size(), axis_.rank(), dy_own_.ref(), rows, width);
       return;
     }
-    slices_ = Buffer(context, dy.shape());
+    slices_ = Buffer(context, dy.shape(), dy_own_.dtype());
     for (int r = 0; r < axis_.size(); ++r) {
-      TakeColumns(context, dy.data(), axis_.size(), r, slices_.data() + r * dy_own_.elements(), rows, width);
+      TakeColumns(context, dy.ref(), axis_.size(), r, slices_.ref().At(r * dy_own_.elements()), rows, width);
     }
-    work_ = axis_.ReduceScatter(slices_.data(), dy_own_.data(), dy.elements(), {kSite});
+    std::vector<int64_t> offsets;
+    for (int r = 0; r <= axis_.size(); ++r) offsets.push_back(r * dy_own_.elements());
+    work_ = axis_.ReduceScatter(slices_.ref(), dy_own_.ref(), offsets, {kSite});
   }
 
   void Backward(RankContext& context) override {
@@ -78,7 +81,7 @@ class ModulationNode : public Node {
     const GradDestination dc = Destination(context, kC);
     GemmArgs gemm = LinearInputGrad(dy_own_, weight_.value(), dc.tensor);
     gemm.accumulate = dc.accumulate;
-    cpu::Gemm(gemm, context.cpu());
+    Gemm(gemm, context);
   }
 
   void BackwardWeights(RankContext& context) override {
@@ -113,25 +116,27 @@ std::vector<Tensor> TensorParallel::GatherModulations(RankContext& context, cons
   const int64_t images = c_ND.dim(0), layer_count = static_cast<int64_t>(layers.size());
   const int64_t own_columns = layers[0].weight->value.dim(0);  // parts * width
   const int64_t own_elements = layer_count * images * own_columns;
-  const Tensor slices = Buffer(context, {axis_.size(), layer_count, images, own_columns});
-  float* const own = slices.data() + axis_.rank() * own_elements;
+  const DType dtype = c_ND.dtype();
+  const Tensor slices = Buffer(context, {axis_.size(), layer_count, images, own_columns}, dtype);
   for (int64_t l = 0; l < layer_count; ++l) {
     const LinearLayer& layer = layers[static_cast<size_t>(l)];
     CheckLayer(c_ND, layer, parts);
     CHECK_EQ(layer.weight->value.dim(0), own_columns) << "[tp_modulation] layers of one gather";
     const Tensor y = slices.Narrow(0, axis_.rank(), 1).Narrow(1, l, 1).Reshape({images, own_columns});
-    cpu::Gemm(LinearForward(c_ND, layer.weight->value, layer.bias->value, y), context.cpu());
+    Gemm(LinearForward(c_ND, layer.weight->value, layer.bias->value, y), context);
   }
   // Over the tensor axis: every rank's tokens need the whole vectors.
-  TimedWait(context, axis_.AllGather(own, slices.data(), axis_.size() * own_elements, {"tp modulations"}),
-            "tp modulations");
+  std::vector<int64_t> offsets;
+  for (int r = 0; r <= axis_.size(); ++r) offsets.push_back(r * own_elements);
+  const Elements own = slices.ref().At(axis_.rank() * own_elements);
+  TimedWait(context, axis_.AllGather(own, slices.ref(), offsets, {"tp modulations"}), "tp modulations");
 
   const int64_t rows = images * parts, width = own_columns / parts;
   std::vector<Tensor> values;
   for (int64_t l = 0; l < layer_count; ++l) {
-    Tensor value = Tensor::Empty(context.allocator(), {images, axis_.size() * own_columns});
+    Tensor value = Tensor::Empty(context.allocator(), {images, axis_.size() * own_columns}, dtype);
     for (int r = 0; r < axis_.size(); ++r) {
-      PutColumns(context, slices.data() + r * own_elements + l * images * own_columns, rows, width, value.data(),
+      PutColumns(context, slices.ref().At(r * own_elements + l * images * own_columns), rows, width, value.ref(),
                  axis_.size(), r);
     }
     values.push_back(std::move(value));

@@ -4,7 +4,7 @@
 #include <memory>
 #include <utility>
 
-#include "core/ops/tokens.h"
+#include "core/tensor/copy_rows.h"
 #include "parallel/tensor/token_exchange.h"
 
 namespace shardit {
@@ -13,18 +13,18 @@ namespace {
 // Between the own tokens [N, T_r, E] and their place in whole [N, T, E].
 CopyRowsArgs OwnRows(const Communicator& axis, const Shape& whole) {
   const int64_t count = OwnTokens(axis, whole[1]).size() * whole[2];
-  return {.source_stride = whole[1] * whole[2], .destination_stride = count, .images = whole[0], .count = count};
+  return {.source_stride = whole[1] * whole[2], .destination_stride = count, .rows = whole[0], .count = count};
 }
 
 Tensor TakeOwnTokens(RankContext& context, const Communicator& axis, const Tensor& whole) {
   CHECK(whole.ndim() == 3 && whole.is_dense())
       << "[own tokens] " << whole.shape() << " with strides " << whole.strides();
   const Range range = OwnTokens(axis, whole.dim(1));
-  Tensor own = Tensor::Empty(context.allocator(), {whole.dim(0), range.size(), whole.dim(2)});
+  Tensor own = Tensor::Empty(context.allocator(), {whole.dim(0), range.size(), whole.dim(2)}, whole.dtype());
   CopyRowsArgs copy = OwnRows(axis, whole.shape());
-  copy.source = whole.data() + range.begin * whole.dim(2);
-  copy.destination = own.data();
-  cpu::CopyRows(copy, context.cpu());
+  copy.source = whole.ref().At(range.begin * whole.dim(2));
+  copy.destination = own.ref();
+  CopyRows(copy, context);
   return own;
 }
 
@@ -41,10 +41,10 @@ class ScatterTokensNode : public Node {
     if (!dx.accumulate) dx.tensor.Zero();
     CopyRowsArgs copy = OwnRows(axis_, whole_);
     std::swap(copy.source_stride, copy.destination_stride);
-    copy.source = Grad().data();
-    copy.destination = dx.tensor.data() + OwnTokens(axis_, whole_[1]).begin * whole_[2];
+    copy.source = Grad().ref();
+    copy.destination = dx.tensor.ref().At(OwnTokens(axis_, whole_[1]).begin * whole_[2]);
     copy.accumulate = dx.accumulate;
-    cpu::CopyRows(copy, context.cpu());
+    CopyRows(copy, context);
   }
 
  private:

@@ -3,8 +3,8 @@
 // parallelism, Korthikanti et al., arXiv 2205.05198, section 4.2.2). Which rows of each weight a rank holds is
 // parallel/tensor/plan.h.
 //
-// What a rank sends, in elements (4 bytes each), for t ranks, A = N T D. Where t does not divide a tensor, "(t-1)/t of
-// it" is all but the slice that stays: RingBytes in parallel/comm/traffic.h is the exact integer.
+// What a rank sends, in elements of the tensor's type, for t ranks, A = N T D. Where t does not divide a tensor,
+// "(t-1)/t of it" is all but the slice that stays: RingBytes in parallel/comm/traffic.h is the exact integer.
 //
 //                      tokens whole                              tokens cut
 //   Enter              backward all-reduce     2 (t-1)/t A       all-gather, backward reduce-scatter  (t-1)/t A each
@@ -20,9 +20,11 @@
 //
 // A backward collective is issued in StartBackward, so that it travels while the weight gradients of the node before
 // are computed, and waited for in Backward; each wait is a kWait span of the context's timeline under the collective's
-// tag. Nodes keep no activation, but Modulation, which keeps the condition. All tensors are dense fp32; anything else,
-// and shapes that do not fit, are a CHECK. Results have the same bits in every run and, where every rank gets the whole
-// of them, on every rank.
+// tag. Nodes keep no activation, but Modulation, which keeps the condition. All tensors are dense; anything else, and
+// shapes that do not fit, are a CHECK. They are fp32, or, on a GPU, where the axis is a communicator of the device, of
+// one type, fp32 or bf16: sums over the axis are then taken in that type, but for the gradient of a condition, which
+// gathers over the layers and travels in fp32. Results have the same bits in every run and, where every rank gets the
+// whole of them, on every rank.
 //
 // Threads: one compute thread issues everything on the axis. Every rank of the axis makes the same calls in the same
 // order, which holds when all run the same model on the same micro-batch.

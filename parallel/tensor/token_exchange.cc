@@ -3,8 +3,8 @@
 #include <utility>
 #include <vector>
 
-#include "core/ops/tokens.h"
-#include "parallel/tensor/timed_wait.h"
+#include "core/tensor/copy_rows.h"
+#include "parallel/comm/timed_wait.h"
 
 namespace shardit {
 namespace {
@@ -25,15 +25,15 @@ void CopySlices(RankContext& context, const Communicator& axis, const Tensor& wh
   const int64_t images = whole.dim(0), tokens = whole.dim(1), width = whole.dim(2);
   for (int r = 0; r < axis.size(); ++r) {
     const Range range = PartRange(tokens, axis.size(), r);
-    float* const in_whole = whole.data() + range.begin * width;
-    float* const in_slices = slices.data() + images * range.begin * width;
-    CopyRowsArgs copy{.images = images, .count = range.size() * width};
+    const Elements in_whole = whole.ref().At(range.begin * width);
+    const Elements in_slices = slices.ref().At(images * range.begin * width);
+    CopyRowsArgs copy{.rows = images, .count = range.size() * width};
     const bool to_slices = direction == Direction::kToSlices;
     copy.source = to_slices ? in_whole : in_slices;
     copy.source_stride = to_slices ? tokens * width : copy.count;
     copy.destination = to_slices ? in_slices : in_whole;
     copy.destination_stride = to_slices ? copy.count : tokens * width;
-    cpu::CopyRows(copy, context.cpu());
+    CopyRows(copy, context);
   }
 }
 
@@ -43,9 +43,9 @@ void CheckTokens(const Communicator& axis, const Tensor& tensor, int64_t tokens,
   CHECK_GE(tokens, axis.size()) << "[" << site << "] every rank of the axis owns a token";
 }
 
-Tensor Buffer(RankContext& context, const Shape& shape) {
+Tensor Buffer(RankContext& context, const Shape& shape, DType dtype) {
   const MemoryOwnerScope owner(context.allocator(), MemoryOwner::kBuffers);
-  return Tensor::Empty(context.allocator(), shape);
+  return Tensor::Empty(context.allocator(), shape, dtype);
 }
 
 }  // namespace
@@ -55,14 +55,15 @@ TokenGather::TokenGather(RankContext& context, Communicator& axis, const Tensor&
   CheckTokens(axis, own, tokens, site);
   CHECK_EQ(own.dim(1), OwnTokens(axis, tokens).size()) << "[" << site << "] own tokens of " << tokens;
   const Shape whole{own.dim(0), tokens, own.dim(2)};
-  slices_ = own.dim(0) == 1 ? Tensor::Empty(context.allocator(), whole) : Buffer(context, whole);
-  work_ = axis.AllGather(own_.data(), slices_.data(), SliceOffsets(axis, whole), {site});
+  slices_ =
+      own.dim(0) == 1 ? Tensor::Empty(context.allocator(), whole, own.dtype()) : Buffer(context, whole, own.dtype());
+  work_ = axis.AllGather(own_.ref(), slices_.ref(), SliceOffsets(axis, whole), {site});
 }
 
 Tensor TokenGather::Wait(RankContext& context) {
   TimedWait(context, work_, site_);
   if (slices_.dim(0) == 1) return std::move(slices_);
-  Tensor whole = Tensor::Empty(context.allocator(), slices_.shape());
+  Tensor whole = Tensor::Empty(context.allocator(), slices_.shape(), slices_.dtype());
   CopySlices(context, axis_, whole, slices_, Direction::kFromSlices);
   slices_ = Tensor();
   return whole;
@@ -73,11 +74,12 @@ TokenReduceScatter::TokenReduceScatter(RankContext& context, Communicator& axis,
   CheckTokens(axis, whole, whole.dim(1), site);
   slices_ = whole;
   if (whole.dim(0) > 1) {
-    slices_ = Buffer(context, whole.shape());
+    slices_ = Buffer(context, whole.shape(), whole.dtype());
     CopySlices(context, axis, whole, slices_, Direction::kToSlices);
   }
-  own_ = Tensor::Empty(context.allocator(), {whole.dim(0), OwnTokens(axis, whole.dim(1)).size(), whole.dim(2)});
-  work_ = axis.ReduceScatter(slices_.data(), own_.data(), SliceOffsets(axis, whole.shape()), {site});
+  own_ = Tensor::Empty(context.allocator(), {whole.dim(0), OwnTokens(axis, whole.dim(1)).size(), whole.dim(2)},
+                       whole.dtype());
+  work_ = axis.ReduceScatter(slices_.ref(), own_.ref(), SliceOffsets(axis, whole.shape()), {site});
 }
 
 Tensor TokenReduceScatter::Wait(RankContext& context) {

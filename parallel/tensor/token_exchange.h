@@ -1,6 +1,6 @@
 // The two collectives of sequence parallelism (Korthikanti et al., arXiv 2205.05198, section 4.2.2) on token tensors.
 // Of the T tokens of each of N sequences, rank r of t owns PartRange(T, t, r): uneven where t does not divide T, never
-// padded, at least one. "Whole" tensors are [N, T, E], "own" ones [N, T_r, E]; both dense fp32.
+// padded, at least one. "Whole" tensors are [N, T, E], "own" ones [N, T_r, E]; both dense, of one type.
 //
 // A collective moves one slice a rank, that is [t][N, T_r, E]. For N == 1 this is the whole tensor itself; otherwise
 // the tokens are copied from one order to the other through a buffer that lives while the collective does.

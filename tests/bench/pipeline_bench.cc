@@ -46,9 +46,9 @@ class SleepingStage final : public PipelineStage {
       : spec_(spec), rank_(rank), ms_(pass_ms / spec.parts), context_(context) {}
 
   int parts() const override { return spec_.parts; }
-  std::vector<Shape> InputShapes(int part) const override {
+  std::vector<BoundaryTensor> Inputs(int part) const override {
     if (part == 0 && rank_ == 0) return {};
-    return {kShape};
+    return {{kShape}};
   }
   std::vector<Tensor> Forward(int part, int micro_batch, std::vector<Tensor> inputs) override {
     Sleep(ms_);

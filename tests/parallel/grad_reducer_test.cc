@@ -34,7 +34,7 @@ void Contribute(RankContext& context, Parameter& leaf, size_t p, int64_t shard, 
   grad_of(p, shard, grad.elements(), grad.data());
   if (!leaf.grad.defined()) leaf.grad_source->ProvideGrad(leaf);
   if (std::exchange(leaf.grad_written, true)) {
-    Accumulate(context.pool(), leaf.grad, grad);
+    Accumulate(context, leaf.grad, grad);
   } else {
     leaf.grad.CopyFrom(grad);
   }
@@ -144,12 +144,12 @@ TEST(FoldCounter, IsTheTreeOfReduce) {
       Tensor next = Tensor::Empty(context.allocator(), {100});
       RandomGrad(0, s, 100, next.data());
       inputs.emplace_back(next.data(), next.data() + 100);
-      fold.Add(context.pool(), std::move(next));
+      fold.Add(context, std::move(next));
     }
     for (const Floats& input : inputs) pointers.push_back(input.data());
     Floats want(100);
     TreeReduce(DType::kF32, ReduceOp::kSum, pointers, want.data(), 100);
-    const Tensor got = fold.Take(context.pool());
+    const Tensor got = fold.Take(context);
     EXPECT_EQ(Floats(got.data(), got.data() + 100), want) << count;
   }
 }

@@ -47,9 +47,9 @@ class ToyStage : public PipelineStage {
   int passes_kept() const { return static_cast<int>(kept_.size()); }
 
   int parts() const override { return parts_; }
-  std::vector<Shape> InputShapes(int part) const override {
+  std::vector<BoundaryTensor> Inputs(int part) const override {
     if (Stage(part) == 0) return {};
-    return {Tokens(), Shape{kRows}};
+    return {{Tokens()}, {Shape{kRows}}};
   }
 
   std::vector<Tensor> Forward(int part, int micro_batch, std::vector<Tensor> inputs) override {

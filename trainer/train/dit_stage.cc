@@ -39,8 +39,8 @@ void DitStage::BeginStep(const Batch& batch, int64_t step) {
   non_finite_node_.clear();
 }
 
-std::vector<Shape> DitStage::InputShapes(int part) const {
-  return BoundaryShapes(model_, sharding_, part, options_.micro_batch);
+std::vector<BoundaryTensor> DitStage::Inputs(int part) const {
+  return BoundaryInputs(model_, sharding_, part, options_.micro_batch, sharding_.compute);
 }
 
 // Everything random is drawn by seed and global position, so that both ends of the chain make the same micro-batch
@@ -80,6 +80,7 @@ std::vector<Tensor> DitStage::Forward(int part, int micro_batch, std::vector<Ten
   if (!is_first(part)) {
     flight.tokens.name = "stage input";
     flight.tokens.value = std::move(inputs[0]);
+    flight.tokens.grad_dtype = flight.tokens.value.dtype();
     in.x_NTD = Var(flight.tokens);
     if (inputs.size() > 1) {
       flight.condition.name = "stage condition";

@@ -51,7 +51,9 @@ class DitStage : public PipelineStage {
   const std::string& non_finite_node() const { return non_finite_node_; }
 
   int parts() const override { return static_cast<int>(sharding_.parts.size()); }
-  std::vector<Shape> InputShapes(int part) const override;
+  std::vector<BoundaryTensor> Inputs(int part) const override;
+  // The condition's gradient is a sum over all blocks: fp32, so that the bits do not depend on the cuts.
+  DType GradType(size_t tensor, DType dtype) const override { return tensor == 0 ? dtype : DType::kF32; }
   std::vector<Tensor> Forward(int part, int micro_batch, std::vector<Tensor> inputs) override;
   std::vector<Tensor> Backward(int part, int micro_batch, std::vector<Tensor> output_grads,
                                bool defer_weights) override;

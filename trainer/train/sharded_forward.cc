@@ -17,8 +17,8 @@ class ShardedForward::Stage : public PipelineStage {
   Tensor output;
 
   int parts() const override { return static_cast<int>(sharding().parts.size()); }
-  std::vector<Shape> InputShapes(int part) const override {
-    return BoundaryShapes(model(), sharding(), part, input_.x_NCHW.dim(0));
+  std::vector<BoundaryTensor> Inputs(int part) const override {
+    return BoundaryInputs(model(), sharding(), part, input_.x_NCHW.dim(0), DType::kF32);
   }
   std::vector<Tensor> Forward(int part, int, std::vector<Tensor> inputs) override {
     Tape tape(owner_.context_, Tape::Mode::kInference);
