@@ -453,7 +453,7 @@ template <class Kernel>
 void LaunchBwd(Kernel kernel, int64_t blocks, int64_t warps, int64_t bytes, const BwdParams& params,
                CudaContext& context) {
   CHECK_LE(blocks, std::numeric_limits<int>::max()) << "[Attention] too many blocks";
-  if (bytes > 0) AllowShared(kernel, static_cast<size_t>(bytes));
+  if (bytes > 0) AllowManyShared(kernel, bytes);
   Launch(kernel, static_cast<unsigned>(blocks), static_cast<unsigned>(warps * kWarp), static_cast<size_t>(bytes),
          context.stream, params);
 }

@@ -220,7 +220,7 @@ void LaunchFwd(const AttentionFwdArgs& args, CudaContext& context) {
                          .ring_rows = static_cast<int>(rows),
                          .scale_log2 = shape.scale * kLog2E};
   const auto kernel = resident ? FwdKernel<kHeadDim, kStrips, true> : FwdKernel<kHeadDim, kStrips, false>;
-  AllowShared(kernel, static_cast<size_t>(bytes));
+  AllowManyShared(kernel, bytes);
   Launch(kernel, static_cast<unsigned>(items * parts), static_cast<unsigned>(warps * kWarp), static_cast<size_t>(bytes),
          context.stream, params);
 }

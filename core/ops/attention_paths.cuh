@@ -41,4 +41,13 @@ void AnyBwd(const AttentionBwdArgs& args, CudaContext& context);
 // Shared memory that a block may have, in bytes.
 int64_t SharedLimit(const CudaContext& context);
 
+// Lets a kernel have `shared_bytes`, and asks for as little first-level cache as can be, so that several of its blocks
+// share a multiprocessor.
+template <class... Params>
+void AllowManyShared(void (*kernel)(Params...), int64_t shared_bytes) {
+  AllowShared(kernel, static_cast<size_t>(shared_bytes));
+  CUDA_CHECK(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributePreferredSharedMemoryCarveout,
+                                  100));  // percent
+}
+
 }  // namespace shardit::cuda::attention

@@ -33,6 +33,7 @@ enum class Values {
   kGrowing,   // scores that grow with the key, from 0 to 60
   kDominant,  // one key has all the weight
   kEqual,     // all keys are the same
+  kNegative,  // scores of -150: a key that is not there would have a score of 0, 150 above
 };
 
 struct Case {
@@ -111,6 +112,8 @@ Operands Make(const Case& c) {
     set_along([&](int64_t key) { return key == c.keys / 2 ? 60.0f : 0.0f; }, 0.1f);
   } else if (c.values == Values::kEqual) {
     set_along([](int64_t) { return 2.0f; }, 0.0f);
+  } else if (c.values == Values::kNegative) {
+    set_along([](int64_t) { return -150.0f; }, 0.1f);
   }
   for (Floats* values : {&x.q, &x.k, &x.v, &x.d_out}) {
     for (float& value : *values) value = Rounded<T>(value);
@@ -401,7 +404,7 @@ TEST_F(AttentionKernelTest, Bf16Unaligned) {
 }
 
 TEST_F(AttentionKernelTest, Bf16Scores) {
-  for (const Values values : {Values::kLarge, Values::kGrowing, Values::kDominant, Values::kEqual}) {
+  for (const Values values : {Values::kLarge, Values::kGrowing, Values::kDominant, Values::kEqual, Values::kNegative}) {
     Check<BFloat16>({.head_dim = 64, .queries = 100, .keys = 100, .batch = 1, .values = values});
     Check<BFloat16>({.head_dim = 72, .queries = 129, .keys = 129, .batch = 1, .values = values});
     Check<BFloat16>({.head_dim = 8, .queries = 100, .keys = 100, .batch = 1, .values = values});
@@ -417,25 +420,36 @@ TEST_F(AttentionKernelTest, Fp32) {
   Check<float>({.head_dim = 200, .queries = 65, .keys = 70, .batch = 1, .heads = 1, .layout = Layout::kShifted});
   Check<float>({.head_dim = 64, .queries = 100, .keys = 2, .batch = 1, .layout = Layout::kSeparate});
   Check<float>({.head_dim = 72, .queries = 2, .keys = 100, .layout = Layout::kShifted});
-  for (const Values values : {Values::kLarge, Values::kGrowing, Values::kDominant, Values::kEqual}) {
+  for (const Values values : {Values::kLarge, Values::kGrowing, Values::kDominant, Values::kEqual, Values::kNegative}) {
     Check<float>({.head_dim = 64, .queries = 70, .keys = 70, .batch = 1, .values = values});
   }
 }
 
+template <class T>
+void ExpectSameWithoutLse() {
+  const Case c{.head_dim = 64, .queries = 20, .keys = 20};
+  const int64_t row = c.heads * c.head_dim, size = c.batch * c.queries * row;
+  std::vector<T> numbers;
+  for (const float number : Normal(3 * size, 1)) numbers.push_back(FromFloat<T>(number));
+  DeviceVector<T> values(numbers), out(Buffer<T>(size)), same(Buffer<T>(size));
+  DeviceVector<float> lse(c.batch * c.heads * c.queries);
+  const auto view = [&](DeviceVector<T>& buffer, int64_t part) {
+    return HeadsView{Elements(buffer.data() + part * size), c.queries * row, row, c.head_dim};
+  };
+  AttentionFwdArgs args{ShapeOf(c), view(values, 0), view(values, 1), view(values, 2), view(out, 0), lse.data()};
+  AttentionFwd(args, TestContext());
+  args.out = view(same, 0);
+  args.lse = nullptr;
+  AttentionFwd(args, TestContext());
+  const Place all{.batch_stride = c.queries * row, .row_stride = row, .tokens = c.queries};
+  std::vector<T> expected = out.Download(), got = same.Download();
+  EXPECT_EQ(Take(c, all, got), Take(c, all, expected));
+}
+
 // With no backward to follow nobody wants the log-sum-exp.
 TEST_F(AttentionKernelTest, WithoutLse) {
-  for (const bool bf16 : {true, false}) {
-    const Case c{.head_dim = 64, .queries = 20, .keys = 20};
-    const int64_t size = c.batch * c.queries * c.heads * c.head_dim;
-    DeviceVector<float> values(Normal(3 * size, 1)), out(size);
-    const DType dtype = bf16 ? DType::kBF16 : DType::kF32;
-    const auto view = [&](DeviceVector<float>& buffer, int64_t part) {
-      const int64_t row = c.heads * c.head_dim;
-      return HeadsView{Elements(buffer.data() + part * size, dtype), c.queries * row, row, c.head_dim};
-    };
-    AttentionFwd({ShapeOf(c), view(values, 0), view(values, 1), view(values, 2), view(out, 0), nullptr}, TestContext());
-    Synchronize(TestContext().stream);
-  }
+  ExpectSameWithoutLse<BFloat16>();
+  ExpectSameWithoutLse<float>();
 }
 
 TEST_F(AttentionKernelTest, NoImages) {
