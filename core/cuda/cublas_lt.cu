@@ -22,12 +22,14 @@ absl::StatusOr<CublasLt> Load() {
 #endif
   SHARDIT_CUBLAS_LT(Create);
   SHARDIT_CUBLAS_LT(Destroy);
+  SHARDIT_CUBLAS_LT(GetStatusName);
   SHARDIT_CUBLAS_LT(Matmul);
   SHARDIT_CUBLAS_LT(MatmulDescCreate);
   SHARDIT_CUBLAS_LT(MatmulDescDestroy);
   SHARDIT_CUBLAS_LT(MatmulDescSetAttribute);
   SHARDIT_CUBLAS_LT(MatrixLayoutCreate);
   SHARDIT_CUBLAS_LT(MatrixLayoutDestroy);
+  SHARDIT_CUBLAS_LT(MatrixLayoutSetAttribute);
   SHARDIT_CUBLAS_LT(MatmulPreferenceCreate);
   SHARDIT_CUBLAS_LT(MatmulPreferenceDestroy);
   SHARDIT_CUBLAS_LT(MatmulPreferenceSetAttribute);

@@ -3,6 +3,7 @@
 #include <cstdio>
 #include <map>
 #include <optional>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -27,7 +28,7 @@ constexpr int kTimings = 5;
 constexpr int64_t kMaxAlignment = 16;
 
 void CheckCublas(cublasStatus_t status, const char* call) {
-  CHECK(status == CUBLAS_STATUS_SUCCESS) << call << ": cuBLAS status " << static_cast<int>(status);
+  CHECK(status == CUBLAS_STATUS_SUCCESS) << call << ": " << LoadCublasLt()->GetStatusName(status);
 }
 #define CUBLAS_CHECK(call) CheckCublas(call, #call)
 
@@ -57,13 +58,16 @@ cublasLtEpilogue_t LtEpilogue(Epilogue epilogue) {
   return CUBLASLT_EPILOGUE_DEFAULT;
 }
 
-int64_t Alignment(const void* pointer) {
-  const auto address = static_cast<int64_t>(reinterpret_cast<uintptr_t>(pointer));
-  return address == 0 ? kMaxAlignment : std::min(address & -address, kMaxAlignment);
+// Of every matrix of a batch, in bytes.
+int64_t Alignment(const void* pointer, int64_t stride_bytes = 0) {
+  const int64_t bits = static_cast<int64_t>(reinterpret_cast<uintptr_t>(pointer)) | stride_bytes | kMaxAlignment;
+  return bits & -bits;
 }
+int64_t AlignmentOfA(const MatrixProduct& p) { return Alignment(p.a.raw(), p.a_stride * SizeOf(p.a.dtype())); }
+int64_t AlignmentOfD(const MatrixProduct& p) { return Alignment(p.d.raw(), p.d_stride * SizeOf(p.d.dtype())); }
 
 // Everything that decides which algorithms there are.
-using Key = std::array<int64_t, 21>;
+using Key = std::array<int64_t, 25>;
 Key KeyOf(const MatrixProduct& p, const CudaContext& context) {
   return {p.rows,
           p.columns,
@@ -78,9 +82,13 @@ Key KeyOf(const MatrixProduct& p, const CudaContext& context) {
           p.accumulate,
           static_cast<int64_t>(p.epilogue),
           p.ldaux,
-          Alignment(p.a.raw()),
+          p.batch,
+          p.a_stride,
+          p.bias_stride,
+          p.d_stride,
+          AlignmentOfA(p),
           Alignment(p.b.raw()),
-          Alignment(p.d.raw()),
+          AlignmentOfD(p),
           Alignment(p.bias),
           Alignment(p.aux),
           Alignment(p.sums),
@@ -106,9 +114,14 @@ class Descriptors {
     Set(CUBLASLT_MATMUL_DESC_TRANSB, p.transpose_b ? CUBLAS_OP_T : CUBLAS_OP_N);
     Set(CUBLASLT_MATMUL_DESC_EPILOGUE, LtEpilogue(p.epilogue));
     if (p.aux != nullptr) Set(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, p.ldaux);
+    if (p.batch > 1 && p.bias != nullptr) Set(CUBLASLT_MATMUL_DESC_BIAS_BATCH_STRIDE, p.bias_stride);
     a_ = Layout(p.a.dtype(), p.transpose_a ? p.inner : p.rows, p.transpose_a ? p.rows : p.inner, p.lda);
     b_ = Layout(p.b.dtype(), p.transpose_b ? p.columns : p.inner, p.transpose_b ? p.inner : p.columns, p.ldb);
     d_ = Layout(p.d.dtype(), p.rows, p.columns, p.ldd);
+    if (p.batch == 1) return;
+    SetBatch(a_, p.batch, p.a_stride);
+    SetBatch(b_, p.batch, 0);
+    SetBatch(d_, p.batch, p.d_stride);
   }
   ~Descriptors() {
     for (cublasLtMatrixLayout_t layout : {a_, b_, d_}) CUBLAS_CHECK(lt_.MatrixLayoutDestroy(layout));
@@ -140,6 +153,12 @@ class Descriptors {
                                         static_cast<uint64_t>(columns), ld));
     return layout;
   }
+  void SetBatch(cublasLtMatrixLayout_t layout, int64_t batch, int64_t stride) {
+    const auto count = static_cast<int32_t>(batch);
+    CUBLAS_CHECK(lt_.MatrixLayoutSetAttribute(layout, CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, &count, sizeof(count)));
+    CUBLAS_CHECK(
+        lt_.MatrixLayoutSetAttribute(layout, CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, &stride, sizeof(stride)));
+  }
 
   const CublasLt& lt_;
   cublasLtMatmulDesc_t product_ = nullptr;
@@ -156,10 +175,10 @@ class Preference {
     const bool parts_in_fp32 = context.deterministic || p.d.dtype() != DType::kF32;
     Set(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
         static_cast<uint32_t>(parts_in_fp32 ? CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE : CUBLASLT_REDUCTION_SCHEME_MASK));
-    Set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, static_cast<uint32_t>(Alignment(p.a.raw())));
+    Set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, static_cast<uint32_t>(AlignmentOfA(p)));
     Set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, static_cast<uint32_t>(Alignment(p.b.raw())));
-    Set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, static_cast<uint32_t>(Alignment(p.d.raw())));
-    Set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, static_cast<uint32_t>(Alignment(p.d.raw())));
+    Set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, static_cast<uint32_t>(AlignmentOfD(p)));
+    Set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, static_cast<uint32_t>(AlignmentOfD(p)));
   }
   ~Preference() { CUBLAS_CHECK(lt_.MatmulPreferenceDestroy(preference_)); }
   Preference(const Preference&) = delete;
@@ -214,6 +233,7 @@ std::string Describe(const CublasLt& lt, const Plan& plan) {
                              p.transpose_b ? 'T' : 'N', Name(p.a.dtype()).data(), Name(p.d.dtype()).data(), p.rows,
                              p.columns, p.inner, p.accumulate ? "+=" : " =", EpilogueName(p.epilogue));
   std::string text(line, static_cast<size_t>(length));
+  if (p.batch > 1) text += " batch " + std::to_string(p.batch);
   if (!plan.possible) return text + " not in cuBLASLt";
   const Algorithm& best = plan.algorithms.front();
   length = std::snprintf(line, sizeof(line), " algorithm %2d split %2d workspace %8zu",
@@ -221,7 +241,7 @@ std::string Describe(const CublasLt& lt, const Plan& plan) {
                          ConfigOf<int32_t>(lt, best, CUBLASLT_ALGO_CONFIG_SPLITK_NUM), best.workspace_bytes);
   text.append(line, static_cast<size_t>(length));
   if (plan.microseconds > 0) {
-    const double flops = 2.0 * static_cast<double>(p.rows) * static_cast<double>(p.columns * p.inner);
+    const double flops = 2.0 * static_cast<double>(p.batch * p.rows) * static_cast<double>(p.columns * p.inner);
     length = std::snprintf(line, sizeof(line), " %9.1f us %7.1f TFLOP/s", plan.microseconds,
                            flops / plan.microseconds * 1e-6);
     text.append(line, static_cast<size_t>(length));
@@ -315,7 +335,8 @@ class LtPlans : public GemmPlans {
   void Tune(Plan& plan, MatrixProduct product, CudaContext& context) {
     std::optional<TrialMemory> memory;
     if (product.accumulate) {
-      memory.emplace(device_, product.ldd * product.columns * SizeOf(product.d.dtype()));
+      const int64_t elements = (product.batch - 1) * product.d_stride + product.ldd * product.columns;
+      memory.emplace(device_, elements * SizeOf(product.d.dtype()));
       if (memory->get() == nullptr) return;
       product.d = {memory->get(), product.d.dtype()};
     }

@@ -45,6 +45,9 @@ struct MatrixProduct {
   void* aux = nullptr;         // [rows, columns], of D's type
   int64_t ldaux = 0;
   void* sums = nullptr;  // [columns], of D's type
+  // So many products, with kNone and kBias only; strides in elements from one's operands to the next's. All use one B.
+  int64_t batch = 1;
+  int64_t a_stride = 0, bias_stride = 0, d_stride = 0;
 };
 
 // What is known of one shape. Owned by GemmPlans, at a fixed address.

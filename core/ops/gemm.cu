@@ -36,6 +36,7 @@ void CheckArgs(const GemmArgs& args) {
   CHECK(args.epilogue != GemmEpilogue::kBias || args.bias.raw() != nullptr) << "[Gemm] bias is null";
   CHECK(args.column_sums == nullptr || (args.form == GemmForm::kTN && args.n > 0))
       << "[Gemm] column sums are taken in the TN form, with a product";
+  CHECK(args.batch == 1 || (args.form == GemmForm::kNT && !has_gelu)) << "[Gemm] batches are for forward without GELU";
   const DType type = args.a.dtype();
   const bool types_fit = (type == DType::kF32 || type == DType::kBF16) && args.b.dtype() == type &&
                          (args.c.dtype() == type || (args.c.dtype() == DType::kF32 && !has_gelu)) &&
@@ -46,21 +47,31 @@ void CheckArgs(const GemmArgs& args) {
 }
 
 MatrixProduct PlainProduct(const GemmArgs& args) {
-  return {.rows = args.n,
-          .columns = args.m,
-          .inner = args.k,
-          .transpose_a = args.form == GemmForm::kNT,
-          .transpose_b = args.form == GemmForm::kTN,
-          .a = args.b,
-          .lda = args.ldb,
-          .b = args.a,
-          .ldb = args.lda,
-          .d = args.c,
-          .ldd = args.ldc,
-          .accumulate = args.accumulate};
+  MatrixProduct product{.rows = args.n,
+                        .columns = args.m,
+                        .inner = args.k,
+                        .transpose_a = args.form == GemmForm::kNT,
+                        .transpose_b = args.form == GemmForm::kTN,
+                        .a = args.b,
+                        .lda = args.ldb,
+                        .b = args.a,
+                        .ldb = args.lda,
+                        .d = args.c,
+                        .ldd = args.ldc,
+                        .accumulate = args.accumulate};
+  if (args.batch > 1) {  // of one product strides mean nothing
+    product.batch = args.batch;
+    product.a_stride = args.b_stride;
+    product.bias_stride = args.bias_stride;
+    product.d_stride = args.c_stride;
+  }
+  return product;
 }
 
-bool IsAligned(const void* pointer) { return reinterpret_cast<uintptr_t>(pointer) % 16 == 0; }
+// With all that are `stride` bytes further on.
+bool IsAligned(const void* pointer, int64_t stride = 0) {
+  return reinterpret_cast<uintptr_t>(pointer) % 16 == 0 && stride % 16 == 0;
+}
 
 // The whole of `args` as one product of cuBLASLt's; none where its rules for the epilogue are not met. cuBLASLt.h:
 // bias, bias gradient and aux are of C's type; the leading dimension of aux is a multiple of 8. Sums that are added to
@@ -76,7 +87,8 @@ std::optional<MatrixProduct> FusedProduct(const GemmArgs& args, float* sums) {
   if (args.epilogue == GemmEpilogue::kNone) return product;
   const bool has_aux = args.epilogue != GemmEpilogue::kBias, has_bias = args.epilogue != GemmEpilogue::kGeluGrad;
   if (args.c.dtype() != args.a.dtype()) return std::nullopt;
-  if (has_bias && (args.bias.raw() == nullptr || !IsAligned(args.bias.raw()))) return std::nullopt;
+  const int64_t bias_step = product.bias_stride * SizeOf(args.bias.dtype());
+  if (has_bias && (args.bias.raw() == nullptr || !IsAligned(args.bias.raw(), bias_step))) return std::nullopt;
   if (has_aux && (args.ldaux % 8 != 0 || !IsAligned(args.aux.raw()))) return std::nullopt;
   product.epilogue = !has_aux ? Epilogue::kBias : has_bias ? Epilogue::kBiasGelu : Epilogue::kGeluGrad;
   if (has_bias) product.bias = args.bias.raw();
@@ -87,7 +99,7 @@ std::optional<MatrixProduct> FusedProduct(const GemmArgs& args, float* sums) {
   return product;
 }
 
-// Without epilogue and column sums.
+// Without epilogue, column sums and batch.
 void RunPlain(const GemmArgs& args, CudaContext& context) {
   if (args.k == 0) {
     const int64_t size = SizeOf(args.c.dtype());
@@ -148,7 +160,21 @@ void RunWithEpilogueApart(const GemmArgs& args, CudaContext& context) {
   }
 }
 
+GemmArgs OneOfBatch(const GemmArgs& args, int64_t i) {
+  GemmArgs one = args;
+  one.batch = 1;
+  one.b_stride = one.bias_stride = one.c_stride = 0;
+  one.b = args.b.At(i * args.b_stride);
+  one.c = args.c.At(i * args.c_stride);
+  if (args.bias.raw() != nullptr) one.bias = args.bias.At(i * args.bias_stride);
+  return one;
+}
+
 void RunInParts(const GemmArgs& args, CudaContext& context) {
+  if (args.batch > 1) {
+    for (int64_t i = 0; i < args.batch; ++i) Gemm(OneOfBatch(args, i), context);
+    return;
+  }
   if (args.column_sums == nullptr) return RunWithEpilogueApart(args, context);
   GemmArgs product = args;
   product.column_sums = nullptr;
@@ -167,7 +193,8 @@ void TimeInParts(const GemmArgs& args, GemmPlan& plan, CudaContext& context) {
   GemmArgs trial = args;
   std::optional<TrialMemory> c, sums;
   if (args.accumulate) {
-    c.emplace(context.stream.device, args.m * args.ldc * SizeOf(args.c.dtype()));
+    const int64_t elements = (args.batch - 1) * args.c_stride + args.m * args.ldc;
+    c.emplace(context.stream.device, elements * SizeOf(args.c.dtype()));
     if (c->get() == nullptr) return;
     trial.c = {c->get(), args.c.dtype()};
   }
@@ -206,8 +233,8 @@ bool RunFused(const GemmArgs& args, CudaContext& context) {
 
 void Gemm(const GemmArgs& args, CudaContext& context) {
   CheckArgs(args);
-  if (args.m == 0 || args.n == 0) return;
-  const bool is_plain = args.epilogue == GemmEpilogue::kNone && args.column_sums == nullptr;
+  if (args.m == 0 || args.n == 0 || args.batch == 0) return;
+  const bool is_plain = args.epilogue == GemmEpilogue::kNone && args.column_sums == nullptr && args.batch == 1;
   if (is_plain) return RunPlain(args, context);
   if (args.k > 0 && RunFused(args, context)) return;
   RunInParts(args, context);

@@ -180,6 +180,7 @@ struct Case {
   int64_t gap = 3;
   int64_t offset = 0;  // elements by which operands miss 16-byte alignment
   bool tf32 = false;
+  int64_t batch = 1;  // of kNT
 
   bool has_gelu() const { return epilogue == GemmEpilogue::kBiasGelu || epilogue == GemmEpilogue::kGeluGrad; }
   std::string Name() const {
@@ -188,7 +189,7 @@ struct Case {
            std::to_string(k) + " " + std::string(shardit::Name(types.in)) + "->" +
            std::string(shardit::Name(types.out)) + " epilogue " + std::to_string(static_cast<int>(epilogue)) +
            (accumulate ? " accumulate" : "") + (column_sums ? " sums" : "") + " gap " + std::to_string(gap) +
-           " offset " + std::to_string(offset);
+           " offset " + std::to_string(offset) + " batch " + std::to_string(batch);
   }
 };
 
@@ -196,10 +197,10 @@ struct Problem {
   explicit Problem(const Case& c)
       : test(c),
         a(c.types.in, c.form == GemmForm::kTN ? c.k : c.m, c.form == GemmForm::kTN ? c.m : c.k, c.gap, 1),
-        b(c.types.in, c.form == GemmForm::kNT ? c.n : c.k, c.form == GemmForm::kNT ? c.k : c.n, c.gap, 2),
-        c(c.types.out, c.m, c.n, c.gap, 3),
+        b(c.types.in, c.form == GemmForm::kNT ? c.batch * c.n : c.k, c.form == GemmForm::kNT ? c.k : c.n, c.gap, 2),
+        c(c.types.out, c.batch * c.m, c.n, c.gap, 3),
         aux(c.types.in, c.m, c.n, c.gap, 4),
-        bias(c.types.in, 1, c.n, 0, 5),
+        bias(c.types.in, 1, c.batch * c.n, 0, 5),
         sums(DType::kF32, 1, c.m, 0, 6),
         device({&a, &b, &this->c, &aux, &bias, &sums}, c.offset) {}
 
@@ -217,6 +218,10 @@ struct Problem {
     args.ldaux = aux.ld;
     if (test.column_sums) args.column_sums = static_cast<float*>(device.Ref(5).raw());
     args.accumulate_column_sums = test.accumulate;
+    args.batch = test.batch;
+    args.b_stride = test.n * b.ld;
+    args.bias_stride = test.n;
+    args.c_stride = test.m * c.ld;
     cuda::Gemm(args, context);
   }
   // From the beginning, whatever was run before.
@@ -227,7 +232,9 @@ struct Problem {
   }
 
   double A(int64_t i, int64_t k) const { return test.form == GemmForm::kTN ? a.Before(k, i) : a.Before(i, k); }
-  double B(int64_t k, int64_t j) const { return test.form == GemmForm::kNT ? b.Before(j, k) : b.Before(k, j); }
+  double B(int64_t k, int64_t j, int64_t of) const {
+    return test.form == GemmForm::kNT ? b.Before(of * test.n + j, k) : b.Before(k, j);
+  }
 
   Case test;
   Matrix a, b, c, aux, bias, sums;
@@ -238,16 +245,19 @@ struct Problem {
 double HalfUnit(DType dtype, double value) { return dtype == DType::kBF16 ? std::abs(value) * 0x1p-8 : 0; }
 
 // fp32 errors are measured in units of the sum of the terms' sizes; to them comes one rounding of the result.
+// Rows of a batch follow each other.
 void CheckElement(const Problem& x, int64_t i, int64_t j) {
   const Case& test = x.test;
+  const int64_t of = i / test.m;
   double want = 0, size = 0;
   for (int64_t k = 0; k < test.k; ++k) {
-    want += x.A(i, k) * x.B(k, j);
-    size += std::abs(x.A(i, k) * x.B(k, j));
+    const double term = x.A(i - of * test.m, k) * x.B(k, j, of);
+    want += term;
+    size += std::abs(term);
   }
   if (test.accumulate) want += x.c.Before(i, j);
   const bool adds_bias = test.epilogue == GemmEpilogue::kBias || test.epilogue == GemmEpilogue::kBiasGelu;
-  if (adds_bias && test.has_bias) want += x.bias.Before(0, j);
+  if (adds_bias && test.has_bias) want += x.bias.Before(0, of * test.n + j);
   // TF32 keeps 11 significant bits of an operand.
   const double bound = (test.tf32 ? 0x1p-10 * size : 0) + 4e-7 * (size + 2);
   // How well cuBLASLt knows the tanh is not documented.
@@ -284,7 +294,7 @@ void Check(const Case& test, CudaContext& context) {
   if (test.has_gelu() && test.types.out != test.types.in) return;
   Problem x(test);
   x.Run(context);
-  for (int64_t i = 0; i < test.m; ++i) {
+  for (int64_t i = 0; i < test.batch * test.m; ++i) {
     for (int64_t j = 0; j < test.n; ++j) CheckElement(x, i, j);
     if (::testing::Test::HasFatalFailure()) return;
   }
@@ -358,6 +368,21 @@ TEST_P(CudaGemm, Epilogues) {
         CheckAllTypes(test);
         test.epilogue = GemmEpilogue::kGeluGrad;
         CheckAllTypes(test);
+      }
+    }
+  }
+}
+
+TEST_P(CudaGemm, Batches) {
+  for (const GemmEpilogue epilogue : {GemmEpilogue::kNone, GemmEpilogue::kBias}) {
+    for (const int64_t n : {5, 24}) {
+      for (const int64_t gap : {0, 3}) {
+        for (const bool accumulate : {false, true}) {
+          Case test{.m = 7, .n = n, .k = 16, .accumulate = accumulate, .epilogue = epilogue, .gap = gap, .batch = 3};
+          CheckAllTypes(test);
+          test.k = 0;
+          CheckAllTypes(test);
+        }
       }
     }
   }
@@ -488,7 +513,8 @@ TEST_F(CudaTest, GemmPlansAreKeptByWhatDecides) {
       [](MatrixProduct& p) { p.rows = 8; },       [](MatrixProduct& p) { p.columns = 4; },
       [](MatrixProduct& p) { p.inner = 16; },     [](MatrixProduct& p) { p.lda = 40; },
       [](MatrixProduct& p) { p.ldb = 40; },       [](MatrixProduct& p) { p.ldd = 24; },
-      [](MatrixProduct& p) { p.accumulate = 1; }, [](MatrixProduct& p) { p.transpose_a = false; }};
+      [](MatrixProduct& p) { p.accumulate = 1; }, [](MatrixProduct& p) { p.transpose_a = false; },
+      [](MatrixProduct& p) { p.batch = 2; }};
   for (const auto& change : changes) {
     MatrixProduct other = product;
     change(other);
