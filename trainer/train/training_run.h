@@ -11,6 +11,7 @@
 #include "parallel/mesh.h"
 #include "trainer/checkpoint/async_checkpointer.h"
 #include "trainer/metrics/run_reporter.h"
+#include "trainer/train/compute_device.h"
 #include "trainer/train/cpu_share.h"
 #include "trainer/train/ema_evaluation.h"
 #include "trainer/train/run_folder.h"
