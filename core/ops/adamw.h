@@ -77,7 +77,7 @@ namespace cuda {
 struct AdamwRun {
   int64_t param = 0;
   int64_t grad = 0;
-  int64_t moments = 0;     // in m, v and ema
+  int64_t moments = 0;  // in m, v and ema
   int64_t compute = 0;
   int64_t count = 0;       // elements
   int64_t first_tile = 0;  // of the launch: set by PlaceTiles
