@@ -7,7 +7,7 @@
 #   --out FILE      default: DIR/shardit-VERSION-PROCESSOR.tar.gz
 #   --no-patchelf   let the start script point at the libraries (LD_LIBRARY_PATH) even where patchelf is installed
 set -euo pipefail
-called_from=$PWD build= out= patchelf=1
+called_from=$PWD build='' out='' patchelf=1
 while [[ $# -gt 0 ]]; do
   case "$1" in
     --build) build=$(realpath "$2"); shift 2 ;;
@@ -105,8 +105,9 @@ for program in "${programs[@]}" mpirun orted; do ln -s ../libexec/start "$root/b
 install -m 755 launch/bundle_gpu_check.sh "$root/bin/gpu_check"
 cp tests/bench/{compare_step,torch_step,gpu_report}.py "$root/bench/"
 cp LICENSE "$root/"
-mkdir -p "$root/tests/golden"
+mkdir -p "$root"/tests/{golden,e2e}
 cp -r tests/golden/cases "$root/tests/golden/"
+cp tests/e2e/{harness,gpu_training}.py "$root/tests/e2e/"
 python3 -B launch/bundle_data.py "$work/images" "$work/labels"
 "$build/bin/shardit" data import-idx --images "$work/images" --labels "$work/labels" --out "$root/data/stripes.h5" >/dev/null
 cp launch/bundle_stripes.textproto "$root/configs/stripes.textproto"

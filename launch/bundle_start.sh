@@ -4,6 +4,7 @@
 # the environment (a profiler and its flags, say), that command with libexec/<program> as its argument.
 program=$(basename "$0")
 root=$(dirname "$(dirname "$(readlink -f "$0")")")
+glibc_floor=2.0 use_library_path=0
 . "$root/libexec/settings"
 
 # The machine's glibc, "glibc 2.36"; the loader's own complaint would be one line for every symbol.
@@ -24,7 +25,7 @@ export PATH="$root/bin:${PATH:-/usr/local/bin:/usr/bin:/bin}"
 if [ "$use_library_path" = 1 ]; then
   export LD_LIBRARY_PATH="$root/lib:$root/lib/openmpi3${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
 fi
-# For tests that read files of the source tree.
-export SHARDIT_SOURCE_FOLDER="$root"
+# For tests, which know the source tree's place.
+export SHARDIT_GOLDEN_CASES="$root/tests/golden/cases"
 case $program in mpirun | orted) unset under ;; *) under=${SHARDIT_RUN_UNDER:-} ;; esac
 exec ${under:-} "$root/libexec/$program" "$@"

@@ -242,7 +242,7 @@ int Run(Flags flags, World& world) {
 
   const MeshShape shape{1, world.size(), 1};
   Mesh mesh = *Mesh::Create(shape, world.comm());
-  const StepComms comms(mesh);
+  const StepComms comms(mesh, context);
   const ParallelOptions parallel{.dp = world.size(), .zero_stage = flags.zero};
   TrainState state(
       config,
