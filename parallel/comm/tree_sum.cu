@@ -33,7 +33,7 @@ __global__ void SumRanks(const T* own, const T* others, int ranks, int rank, T* 
   using Sum = typename Wide<T>::Type;
   const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x;
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < count; i += step) {
-    Sum levels[kMaxLevels];
+    Sum levels[kMaxLevels] = {};
     for (int r = 0; r < ranks; ++r) {
       const T* const from = r == rank ? own : others + (r < rank ? r : r - 1) * count;
       Sum sum = Wide<T>::From(from[i]);

@@ -1,10 +1,9 @@
-#include <cuda_bf16.h>
-
 #include <algorithm>
 
 #include "core/base/check.h"
 #include "core/base/math.h"
 #include "core/cuda/launch.cuh"
+#include "core/cuda/pack.cuh"
 #include "parallel/tensor/column_sums.h"
 
 namespace shardit::cuda {
@@ -14,23 +13,6 @@ constexpr int kLanes = 32, kWarps = 8;
 constexpr int64_t kMinRows = 64;        // of one block: below it, partial sums cost more than they save
 constexpr int64_t kBlocksPerSm = 4;     // enough loads in flight to fill the memory pipes
 constexpr int64_t kMaxRowBlocks = 512;  // what the second stage has to sum
-
-__device__ inline float ToFloat(float x) { return x; }
-__device__ inline float ToFloat(__nv_bfloat16 x) { return __bfloat162float(x); }
-
-// Adds kVector consecutive elements, in one load where that is 16 bytes.
-template <class T, int kVector>
-__device__ void AddElements(const T* from, float (&sums)[kVector]) {
-  if constexpr (kVector * sizeof(T) == 16) {
-    const uint4 loaded = *reinterpret_cast<const uint4*>(from);
-    const T* const elements = reinterpret_cast<const T*>(&loaded);
-#pragma unroll
-    for (int i = 0; i < kVector; ++i) sums[i] += ToFloat(elements[i]);
-  } else {
-#pragma unroll
-    for (int i = 0; i < kVector; ++i) sums[i] += ToFloat(from[i]);
-  }
-}
 
 // Block (c, r) sums rows [r rows_per_block, ...) of kLanes * kVector columns into out[r, :]. A warp takes every eighth
 // row; the warps' sums are added in their order.
@@ -44,8 +26,11 @@ __global__ void __launch_bounds__(kLanes* kWarps)
   float sums[kVector] = {};
   if (column < width) {
 #pragma unroll 4
-    for (int64_t row = begin + threadIdx.y; row < end; row += kWarps)
-      AddElements<T, kVector>(x + row * width + column, sums);
+    for (int64_t row = begin + threadIdx.y; row < end; row += kWarps) {
+      const Pack<T, kVector> pack = *reinterpret_cast<const Pack<T, kVector>*>(x + row * width + column);
+#pragma unroll
+      for (int i = 0; i < kVector; ++i) sums[i] += pack[i];
+    }
   }
 #pragma unroll
   for (int i = 0; i < kVector; ++i) shared[threadIdx.y][i * kLanes + threadIdx.x] = sums[i];
@@ -63,7 +48,7 @@ __global__ void __launch_bounds__(kLanes* kWarps)
 template <class T>
 void Launch(const T* x, int64_t rows, int64_t width, int64_t rows_per_block, float* out, bool accumulate,
             Stream stream) {
-  constexpr int kVector = 16 / static_cast<int>(sizeof(T));
+  constexpr int kVector = kPackSize<T>;
   const bool vectors = width % kVector == 0 && reinterpret_cast<uintptr_t>(x) % 16 == 0;
   const int64_t columns = kLanes * (vectors ? kVector : 1);
   const dim3 grid(static_cast<unsigned>(CeilDiv(width, columns)), static_cast<unsigned>(CeilDiv(rows, rows_per_block)));
@@ -74,7 +59,7 @@ void Launch(const T* x, int64_t rows, int64_t width, int64_t rows_per_block, flo
 template <class T>
 void Sum(const ColumnSumsArgs& args, CudaContext& context) {
   const T* const x = static_cast<const T*>(args.x.raw());
-  const int64_t column_blocks = CeilDiv(args.width, kLanes * 16 / static_cast<int64_t>(sizeof(T)));
+  const int64_t column_blocks = CeilDiv(args.width, int64_t{kLanes} * kPackSize<T>);
   const int64_t wanted = CeilDiv(kBlocksPerSm * context.multiprocessors, column_blocks);
   const int64_t row_blocks = std::clamp(args.rows / kMinRows, int64_t{1}, std::min(wanted, kMaxRowBlocks));
   if (row_blocks == 1) return Launch(x, args.rows, args.width, args.rows, args.sums, args.accumulate, context.stream);

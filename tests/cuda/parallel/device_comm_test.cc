@@ -1,0 +1,252 @@
+// The cases of the host's communicators on those of devices: NCCL in its own order of sums and in the host's, and
+// staged through the host.
+#include "parallel/comm/device_comm.h"
+
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <chrono>
+#include <thread>
+
+#include "core/cuda/graph.h"
+#include "core/tensor/accumulate.h"
+#include "parallel/comm/replayed_traffic.h"
+#include "tests/core/host_copy.h"
+#include "tests/cuda/parallel/device_axis.h"
+#include "tests/cuda/parallel/host_facing.h"
+#include "tests/parallel/comm_cases.h"
+
+namespace shardit {
+namespace {
+
+class DeviceComm : public testing::TestWithParam<AxisCase> {
+ protected:
+  void SetUp() override {
+    if (const std::string missing = GetParam().Missing(); !missing.empty()) GTEST_SKIP() << missing;
+  }
+  static void RunCase(void (*body)(Communicator& comm), bool messages = false) {
+    RunThreadWorld(GetParam().ranks, [&](World& world) {
+      SCOPED_TRACE(Name(GetParam()) + ", rank " + std::to_string(world.rank()));
+      RankContext& context = ContextOf(world.rank(), GetParam().options);
+      HostFacing comm(world.comm().Split(0, world.rank(), "axis"), context,
+                      {.backend = GetParam().backend, .messages = messages});
+      body(comm);
+    });
+  }
+};
+
+std::vector<AxisCase> Cases() {
+  std::vector<AxisCase> cases{{.ranks = 1}};
+  for (const int ranks : {2, 3, 4}) {
+    cases.push_back({.ranks = ranks});
+    cases.push_back({.ranks = ranks, .options = {.deterministic = true}});
+    cases.push_back({.ranks = ranks, .backend = Backend::kStaged});
+  }
+  return cases;
+}
+INSTANTIATE_TEST_SUITE_P(Axes, DeviceComm, testing::ValuesIn(Cases()),
+                         [](const testing::TestParamInfo<AxisCase>& info) { return Name(info.param); });
+
+TEST_P(DeviceComm, AllDtypes) { RunCase(comm_cases::AllDtypes); }
+TEST_P(DeviceComm, ManyInFlight) { RunCase(comm_cases::ManyInFlight); }
+TEST_P(DeviceComm, Splits) { RunCase(comm_cases::Splits); }
+TEST_P(DeviceComm, Duplicates) { RunCase(comm_cases::Duplicates); }
+TEST_P(DeviceComm, Counters) {
+  // Its messages go to the next rank by an even tag.
+  RunCase(comm_cases::Counters, /*messages=*/true);
+}
+
+// Sums whose value depends on the order: NCCL's own is not the host's.
+TEST_P(DeviceComm, SumOrder) {
+  if (GetParam().backend == Backend::kNccl && !GetParam().options.deterministic && GetParam().ranks > 2) {
+    GTEST_SKIP() << "NCCL's own order";
+  }
+  RunCase(comm_cases::SumOrder);
+  RunCase(comm_cases::BFloat16SumOrder);
+}
+
+// Every rank to every other; on NCCL, where messages are between neighbours, of two ranks only.
+TEST_P(DeviceComm, SendRecv) {
+  if (GetParam().backend == Backend::kNccl && GetParam().ranks > 2) GTEST_SKIP() << "neighbours only";
+  RunCase(comm_cases::SendRecv, /*messages=*/true);
+}
+
+// What a pipeline does: activations to the next rank, gradients to the previous, receives long before their sends, and
+// the two directions in another order on each side.
+TEST_P(DeviceComm, MessagesOfNeighbours) {
+  if (GetParam().ranks == 1) GTEST_SKIP() << "nobody to talk to";
+  RunCase(
+      [](Communicator& comm) {
+        constexpr int64_t kCount = 3001;
+        constexpr int kMessages = 5;
+        const int next = (comm.rank() + 1) % comm.size(), previous = (comm.rank() + comm.size() - 1) % comm.size();
+        const auto stamp = [](int from, int direction, int k) { return from * 100 + direction * 10 + k; };
+        std::vector<std::vector<int32_t>> received(2 * kMessages, std::vector<int32_t>(kCount, -1));
+        std::vector<std::vector<int32_t>> sent;
+        sent.reserve(2 * kMessages);
+        std::vector<Work> receives, sends;
+        const auto receive = [&](int direction) {
+          for (int k = 0; k < kMessages; ++k) {
+            receives.push_back(comm.Recv(received[static_cast<size_t>(direction * kMessages + k)].data(), kCount,
+                                         direction == 0 ? previous : next, 2 * k + direction));
+          }
+        };
+        const auto send = [&](int direction) {
+          for (int k = 0; k < kMessages; ++k) {
+            sent.emplace_back(kCount, stamp(comm.rank(), direction, k));
+            sends.push_back(comm.Send(sent.back().data(), kCount, direction == 0 ? next : previous, 2 * k + direction));
+          }
+        };
+        const int first = comm.rank() % 2;
+        receive(first);
+        receive(1 - first);
+        send(1 - first);
+        send(first);
+        for (const Work& work : sends) work.Wait();
+        for (const Work& work : receives) work.Wait();
+        for (int direction : {0, 1}) {
+          for (int k = 0; k < kMessages; ++k) {
+            EXPECT_EQ(received[static_cast<size_t>(direction * kMessages + k)],
+                      std::vector<int32_t>(kCount, stamp(direction == 0 ? previous : next, direction, k)));
+          }
+        }
+      },
+      /*messages=*/true);
+}
+
+// Compute before, between and after, without a word of the host's in between: the order is that of the streams.
+TEST_P(DeviceComm, ComputeStreamWaitsAndIsWaitedFor) {
+  RunOnDevices(GetParam(), [](DeviceRank& rank) {
+    constexpr int64_t kCount = 70001;
+    Allocator& allocator = rank.context.allocator();
+    const Tensor one = Tensor::Empty(allocator, {kCount}), x = Tensor::Zeros(allocator, {kCount});
+    WriteFloats(one, Floats(kCount, 1.0f));
+    float expected = 0;
+    for (int round = 0; round < 6; ++round) {
+      Accumulate(rank.context, x, one);
+      const Work work = rank.comm.AllReduce(x.data(), x.data(), kCount, ReduceOp::kSum);
+      work.Wait();
+      EXPECT_TRUE(work.Done());
+      Accumulate(rank.context, x, one);
+      expected = (expected + 1) * static_cast<float>(rank.comm.size()) + 1;
+    }
+    EXPECT_EQ(ReadFloats(x), Floats(kCount, expected));
+  });
+}
+
+TEST_P(DeviceComm, RecordedStepRepeatsAndCounts) {
+  if (GetParam().backend == Backend::kStaged) GTEST_SKIP() << "cannot be recorded";
+  RunOnDevices(GetParam(), [](DeviceRank& rank) {
+    constexpr int64_t kCount = 5003;
+    Allocator& allocator = rank.context.allocator();
+    Communicator& comm = rank.comm;
+    const Range own = comm.Slice(kCount);
+    const Tensor input = Tensor::Empty(allocator, {kCount}), x = Tensor::Empty(allocator, {kCount});
+    const Tensor part = Tensor::Empty(allocator, {own.size()}), sum = Tensor::Zeros(allocator, {kCount});
+    const auto step = [&] {
+      x.CopyFrom(input);
+      const Work reduced = comm.AllReduce(x.data(), x.data(), kCount, ReduceOp::kSum);
+      reduced.Wait();
+      comm.ReduceScatter(x.data(), part.data(), kCount).Wait();
+      comm.AllGather(part.data(), x.data(), kCount).Wait();
+      Accumulate(rank.context, sum, x);
+    };
+    const auto fill = [&](int round) {
+      WriteFloats(input, Floats(kCount, static_cast<float>(round + rank.comm.rank())));
+    };
+    // n ranks of the same sum, summed again.
+    const auto expected = [&](int round) {
+      const int n = comm.size();
+      return static_cast<float>(n * (n * round + n * (n - 1) / 2));
+    };
+    fill(0);
+    step();
+    float total = expected(0);
+    EXPECT_EQ(ReadFloats(sum), Floats(kCount, total));
+    const TrafficCounters once = comm.counters();
+    ReplayedTraffic traffic({&comm});
+    traffic.Begin();
+    const auto graph = cuda::Graph::Capture(rank.context.cuda().stream, step);
+    traffic.End();
+    for (int round = 1; round <= 3; ++round) {
+      fill(round);
+      graph->Launch(rank.context.cuda().stream);
+      traffic.AddReplay();
+      total += expected(round);
+      EXPECT_EQ(ReadFloats(sum), Floats(kCount, total)) << "round " << round;
+      if (round == 2) step();  // and a step of its own in between
+      if (round == 2) total += expected(2);
+    }
+    TrafficCounters five;
+    for (int k = 0; k < 5; ++k) five += once;
+    EXPECT_EQ(comm.counters().data, five.data);
+    EXPECT_TRUE(comm.Health().ok());
+    rank.context.Synchronize();
+  });
+}
+
+// A peer does not come: whoever waits for the device is freed, and told.
+TEST(NcclAbort, FreesWhoeverWaits) {
+  const AxisCase axis{.ranks = 2};
+  if (const std::string missing = axis.Missing(); !missing.empty()) GTEST_SKIP() << missing;
+  RunOnDevices(axis, [](DeviceRank& rank) {
+    const Tensor x = Tensor::Zeros(rank.context.allocator(), {1000});
+    rank.context.Synchronize();
+    std::thread watchdog;
+    if (rank.comm.rank() == 0) {
+      const Work work = rank.comm.AllReduce(x.data(), x.data(), 1000, ReduceOp::kSum, {"lost"});
+      EXPECT_FALSE(rank.world.log().Last(1).front().done());
+      watchdog = std::thread([&] {
+        std::this_thread::sleep_for(std::chrono::milliseconds(50));
+        EXPECT_TRUE(rank.comm.Health().ok());
+        rank.comm.AbortDevice();
+      });
+      work.Wait();
+      rank.context.Synchronize();  // would not return
+      watchdog.join();
+      EXPECT_EQ(rank.comm.Health().code(), absl::StatusCode::kAborted);
+    }
+    rank.host.Barrier().Wait();
+    if (rank.comm.rank() == 1) rank.comm.AbortDevice();
+  });
+}
+
+TEST(NcclDeath, MessagesWentTheOtherWay) {
+  const AxisCase axis{.ranks = 3, .messages = true};
+  if (const std::string missing = axis.Missing(); !missing.empty()) GTEST_SKIP() << missing;
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  EXPECT_DEATH(RunOnDevices(axis,
+                            [](DeviceRank& rank) {
+                              const Tensor x = Tensor::Zeros(rank.context.allocator(), {8});
+                              rank.comm.Send(x.data(), 8, (rank.comm.rank() + 1) % 3, /*tag=*/1).Wait();
+                            }),
+               "even tags go to the next rank");
+}
+
+TEST(StagedDeath, CannotBeRecorded) {
+  const AxisCase axis{.ranks = 2, .backend = Backend::kStaged};
+  if (const std::string missing = axis.Missing(); !missing.empty()) GTEST_SKIP() << missing;
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  EXPECT_DEATH(RunOnDevices(axis,
+                            [](DeviceRank& rank) {
+                              const Tensor x = Tensor::Zeros(rank.context.allocator(), {8});
+                              cuda::Graph::Capture(rank.context.cuda().stream, [&] {
+                                rank.comm.AllReduce(x.data(), x.data(), 8, ReduceOp::kSum).Wait();
+                              });
+                            }),
+               "cannot be recorded in a graph");
+}
+
+// Ranks that share a device are staged.
+TEST(MakeDeviceComm, ChoosesByDevices) {
+  const AxisCase axis{.ranks = 2, .backend = Backend::kChoose};
+  if (const std::string missing = axis.Missing(); !missing.empty()) GTEST_SKIP() << missing;
+  RunOnDevices(axis, [](DeviceRank& rank) {
+    EXPECT_EQ(rank.comm.name(), "axis");
+    EXPECT_EQ(rank.comm.device(), rank.context.device());
+    EXPECT_EQ(rank.comm.recordable(), cuda::Devices().size() > 1);
+  });
+}
+
+}  // namespace
+}  // namespace shardit
