@@ -14,7 +14,6 @@
 #include <memory>
 #include <string>
 
-#include "absl/functional/function_ref.h"
 #include "core/tensor/cuda_context.h"
 #include "core/tensor/elements.h"
 
@@ -87,24 +86,6 @@ class GemmPlans {
 
   // One line a shape, with TFLOP/s where it was timed: for benchmarks and logs.
   virtual std::string Table() const = 0;
-};
-
-// The median time of `body`'s work on the stream, in microseconds, of 5 after a warm-up; short work is repeated within
-// each. Waits for the device.
-double TimeOnStream(Stream stream, absl::FunctionRef<void()> body);
-
-// Device memory that lives as long as the object; freeing it waits for the device. Null where there is not that much.
-class TrialMemory {
- public:
-  TrialMemory(Device device, int64_t bytes);
-  ~TrialMemory();
-  TrialMemory(const TrialMemory&) = delete;
-  TrialMemory& operator=(const TrialMemory&) = delete;
-  void* get() const { return block_; }
-
- private:
-  const Device device_;
-  void* block_ = nullptr;
 };
 
 }  // namespace shardit::cuda

@@ -8,6 +8,7 @@
 #include <optional>
 
 #include "core/cuda/gemm_plans.h"
+#include "core/cuda/trial.h"
 #include "core/ops/column_sums.h"
 #include "core/ops/gemm.h"
 #include "core/ops/gemm_kernels.h"

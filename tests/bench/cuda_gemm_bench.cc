@@ -22,6 +22,7 @@
 #include "core/cuda/gemm_plans.h"
 #include "core/cuda/graph.h"
 #include "core/cuda/peak_flops.h"
+#include "core/cuda/trial.h"
 #include "core/ops/gemm.h"
 #include "core/tensor/copy_rows.h"
 #include "core/tensor/rank_context.h"
