@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "core/autograd/tape.h"
+#include "core/cuda/nvtx.h"
 
 namespace shardit {
 
@@ -27,7 +28,8 @@ DitStage::DitStage(RankContext& context, const Dit& model, const Sharding& shard
       axis_(axis),
       units_(units),
       observer_(observer),
-      options_(options) {}
+      options_(options),
+      loss_table_(context.on_cuda() ? LossTable(context.allocator(), diffusion) : Tensor()) {}
 
 DitStage::~DitStage() = default;
 
@@ -39,6 +41,12 @@ void DitStage::BeginStep(const Batch& batch, int64_t step) {
   non_finite_node_.clear();
 }
 
+void DitStage::BeginStep(const SampleTensors& samples, const StepSums& sums, int64_t step) {
+  BeginStep(Batch(), step);
+  samples_ = samples;
+  sums_ = &sums;
+}
+
 std::vector<BoundaryTensor> DitStage::Inputs(int part) const {
   return BoundaryInputs(model_, sharding_, part, options_.micro_batch, sharding_.compute);
 }
@@ -48,6 +56,9 @@ std::vector<BoundaryTensor> DitStage::Inputs(int part) const {
 DiffusionBatch DitStage::Noise(int micro_batch) const {
   const DitConfig& config = model_.config();
   const int64_t count = options_.micro_batch, first = micro_batch * count, elements = config.latent_elements();
+  if (context_.on_cuda()) {
+    return DrawBatch(context_, config, loss_table_, options_.seed, samples_.Images(first, count));
+  }
   DiffusionBatch noised = DiffusionBatch::Allocate(context_.allocator(), config, count);
   if (context_.cpu().Planned({"noise", 0, 3.0 * static_cast<double>(noised.noise.bytes())})) return noised;
   noised.x_0 = Tensor::Borrow(const_cast<float*>(batch_.x.data()) + first * elements, noised.noise.shape());
@@ -65,12 +76,19 @@ DiffusionBatch DitStage::Noise(int micro_batch) const {
   return noised;
 }
 
+// Each image is counted by one rank of the tensor axis.
+void DitStage::AddLosses(const ForwardLossResult& result) {
+  if (sharding_.coords.tp != 0) return;
+  context_.on_cuda() ? sums_->AddImages(result, context_.cuda()) : AddImages(result.per_image, losses_);
+}
+
 void DitStage::Enter(Phase phase) {
   if (options_.beacon != nullptr) options_.beacon->Enter(phase, step_ + 1);
 }
 
 std::vector<Tensor> DitStage::Forward(int part, int micro_batch, std::vector<Tensor> inputs) {
   Enter(Phase::kForward);
+  const NvtxRange range("forward");
   std::unique_ptr<InFlight>& slot = in_flight_[{part, micro_batch}];
   CHECK(slot == nullptr) << "[stage] part " << part << " forwards micro-batch " << micro_batch << " twice";
   slot = std::make_unique<InFlight>(context_);
@@ -95,7 +113,7 @@ std::vector<Tensor> DitStage::Forward(int part, int micro_batch, std::vector<Ten
   if (is_last(part)) {
     ForwardLossResult result =
         LossOf(flight.tape, flight.out.x_NTD, diffusion_, noised, static_cast<double>(options_.global_batch));
-    if (sharding_.coords.tp == 0) AddImages(result.per_image, losses_);
+    AddLosses(result);
     flight.d_output = std::move(result.d_output);
     if (options_.beacon != nullptr) {
       options_.beacon->faults().PoisonGradient(step_ + 1, flight.d_output);
@@ -112,6 +130,7 @@ std::vector<Tensor> DitStage::Forward(int part, int micro_batch, std::vector<Ten
 std::vector<Tensor> DitStage::Backward(int part, int micro_batch, std::vector<Tensor> output_grads,
                                        bool defer_weights) {
   Enter(Phase::kBackward);
+  const NvtxRange range("backward");
   InFlight& flight = *in_flight_.at({part, micro_batch});
   std::vector<Tape::Seed> seeds;
   if (is_last(part)) {
@@ -141,6 +160,7 @@ std::vector<Tensor> DitStage::Backward(int part, int micro_batch, std::vector<Te
 }
 
 void DitStage::BackwardWeights(int part, int micro_batch) {
+  const NvtxRange range("backward weights");
   in_flight_.at({part, micro_batch})->tape.RunDeferredWeights();
   in_flight_.erase({part, micro_batch});
 }

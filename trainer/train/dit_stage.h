@@ -44,6 +44,9 @@ class DitStage : public PipelineStage {
   // Before the micro-batches of step `step` (from 0). `batch` holds this rank's samples in the order of micro-batches,
   // and lives until the last backward; it may be empty where no unit at an end of the chain lives here.
   void BeginStep(const Batch& batch, int64_t step);
+  // The same on a GPU, with the samples in device memory: undefined tensors where the batch may be empty. Losses are
+  // added to `sums`, in the order of the rank's stream; losses() stay zero. Nothing waits for the device.
+  void BeginStep(const SampleTensors& samples, const StepSums& sums, int64_t step);
   // Of the images that the step's forwards have seen, each counted by one rank of the tensor axis; zero but on the last
   // global stage.
   LossSums& losses() { return losses_; }
@@ -65,6 +68,7 @@ class DitStage : public PipelineStage {
   bool is_first(int part) const { return sharding_.parts[static_cast<size_t>(part)].begin == 0; }
   bool is_last(int part) const { return sharding_.parts[static_cast<size_t>(part)].end == model_.units(); }
   DiffusionBatch Noise(int micro_batch) const;
+  void AddLosses(const ForwardLossResult& result);
   void Enter(Phase phase);
 
   RankContext& context_;
@@ -75,7 +79,10 @@ class DitStage : public PipelineStage {
   ParameterGatherer* const units_;
   LeafObserver* const observer_;
   const DitStageOptions options_;
+  const Tensor loss_table_;  // on a GPU
   Batch batch_;
+  SampleTensors samples_;           // on a GPU
+  const StepSums* sums_ = nullptr;  // on a GPU
   int64_t step_ = 0;
   std::map<std::pair<int, int>, std::unique_ptr<InFlight>> in_flight_;  // by part, micro-batch
   LossSums losses_;
