@@ -44,7 +44,7 @@ TEST_F(CudaDeviceBatch, TakesWhatWasStagedAtTheSamePlace) {
   RankContext context(Device::Cuda(0), {}, 1);
   DeviceBatch batch(context, SmallModel(), kImages);
   const void* const place = batch.samples().x.raw();
-  for (int64_t step = 1; step < 6; ++step) {
+  for (int64_t step = 1; step < 12; ++step) {
     batch.Stage(HostBatch(step).view());  // gone before the copy runs
     const SampleTensors& samples = batch.Take();
     EXPECT_EQ(samples.x.raw(), place);
@@ -58,7 +58,7 @@ TEST_F(CudaDeviceBatch, AStepSeesItsOwnBatchOnly) {
   DeviceBatch batch(context, SmallModel(), kImages);
   std::vector<Tensor> seen;
   batch.Stage(HostBatch(0).view());
-  for (int64_t step = 0; step < 9; ++step) {
+  for (int64_t step = 0; step < 40; ++step) {
     const SampleTensors& samples = batch.Take();
     batch.Stage(HostBatch(step + 1).view());
     // The step: reads the samples at its beginning and at its end.
