@@ -5,6 +5,7 @@
 #include <cuda_bf16.h>
 
 #include <cstdint>
+#include <cstring>
 
 #include "core/base/check.h"
 #include "core/base/math.h"
@@ -33,47 +34,85 @@ __device__ __forceinline__ __nv_bfloat16 FromFloat<__nv_bfloat16>(float value) {
 template <class T>
 constexpr int kPackSize = static_cast<int>(16 / sizeof(T));
 
-// kCount (a power of two) elements as they lie in memory, where their address is a multiple of alignof(Pack).
+// kCount (a power of two) elements as they lie in memory, where their address is a multiple of alignof(Pack). Those of
+// bf16 stay in pairs, so that a pack takes half the registers of its values until they are asked for.
 template <class T, int kCount>
 struct alignas(kCount * sizeof(T) < 16 ? kCount * sizeof(T) : 16) Pack {
   T element[kCount];
 
   __device__ __forceinline__ float operator[](int i) const { return ToFloat(element[i]); }
+  static __device__ __forceinline__ Pack Of(const float (&values)[kCount]) {
+    Pack pack;
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) pack.element[i] = FromFloat<T>(values[i]);
+    return pack;
+  }
 };
 
-template <int kCount, class T>
-__device__ __forceinline__ Pack<T, kCount> LoadPack(const T* from) {
-  return *reinterpret_cast<const Pack<T, kCount>*>(from);
-}
-
 template <int kCount>
-__device__ __forceinline__ Pack<float, kCount> PackOf(const float (&values)[kCount], float) {
-  Pack<float, kCount> pack;
-#pragma unroll
-  for (int i = 0; i < kCount; ++i) pack.element[i] = values[i];
-  return pack;
-}
+requires(kCount > 1) struct alignas(kCount < 8 ? 2 * kCount : 16) Pack<__nv_bfloat16, kCount> {
+  using Word __attribute__((may_alias)) = uint32_t;
+  Word word[kCount / 2];
 
-template <int kCount>
-__device__ __forceinline__ Pack<__nv_bfloat16, kCount> PackOf(const float (&values)[kCount], __nv_bfloat16) {
-  Pack<__nv_bfloat16, kCount> pack;
-  if constexpr (kCount == 1) {
-    pack.element[0] = __float2bfloat16_rn(values[0]);
-  } else {
+  __device__ __forceinline__ float operator[](int i) const {
+    return __uint_as_float(i % 2 == 0 ? word[i / 2] << 16 : word[i / 2] & 0xffff0000u);
+  }
+  static __device__ __forceinline__ Pack Of(const float (&values)[kCount]) {
+    Pack pack;
 #pragma unroll
     for (int i = 0; i < kCount; i += 2) {  // one instruction rounds two
       const __nv_bfloat162 pair = __floats2bfloat162_rn(values[i], values[i + 1]);
-      pack.element[i] = pair.x;
-      pack.element[i + 1] = pair.y;
+      memcpy(&pack.word[i / 2], &pair, sizeof(pair));
     }
+    return pack;
   }
-  return pack;
+};
+
+// A GPU stops at an access that is not aligned; other processors do not.
+template <class Pack>
+__device__ __forceinline__ void CheckAligned(const void* address) {
+#ifdef SHARDIT_CUDA_EMULATION
+  if (reinterpret_cast<uintptr_t>(address) % alignof(Pack) != 0) __trap();
+#endif
+}
+
+template <int kCount, class T>
+__device__ __forceinline__ Pack<T, kCount> LoadPack(const T* from) {
+  CheckAligned<Pack<T, kCount>>(from);
+  return *reinterpret_cast<const Pack<T, kCount>*>(from);
+}
+
+template <class T, int kCount>
+__device__ __forceinline__ void Unpack(const Pack<T, kCount>& pack, float (&values)[kCount]) {
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) values[i] = pack[i];
+}
+
+template <int kCount, class T>
+__device__ __forceinline__ void StorePack(T* to, const Pack<T, kCount>& pack) {
+  CheckAligned<Pack<T, kCount>>(to);
+  *reinterpret_cast<Pack<T, kCount>*>(to) = pack;
+}
+
+// Makes the compiler forget what it has computed from the pack: values that are needed again later are unpacked again,
+// instead of filling registers in between.
+template <class T, int kCount>
+__device__ __forceinline__ void Forget(Pack<T, kCount>& pack) {
+#ifndef SHARDIT_CUDA_EMULATION
+  if constexpr (sizeof(T) == 4) {
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) asm volatile("" : "+f"(pack.element[i]));
+  } else if constexpr (kCount > 1) {
+#pragma unroll
+    for (int i = 0; i < kCount / 2; ++i) asm volatile("" : "+r"(pack.word[i]));
+  }
+#endif
 }
 
 // Rounds and stores.
 template <int kCount, class T>
 __device__ __forceinline__ void StorePack(T* to, const float (&values)[kCount]) {
-  *reinterpret_cast<Pack<T, kCount>*>(to) = PackOf(values, T{});
+  StorePack(to, Pack<T, kCount>::Of(values));
 }
 
 // Whether packs of `count` elements, `stride` elements apart, can start at `operand`. Null: yes.
