@@ -15,9 +15,12 @@
 //
 // Numbers: fp32 arithmetic. On the CPU a row is summed in wide lanes, then the lanes. Sums over tokens go by groups of
 // 4, runs of 32 tokens and then the runs in groups of 16, always in the same order, so the bits do not depend on the
-// number of threads. Token tensors are dense [images, tokens, width]. Aliasing: dx may be dr_in; otherwise outputs
-// overlap nothing. Threads: static partition over runs of tokens. Blocks until done. Partial sums live in the shared
-// workspace.
+// number of threads. On CUDA the runs follow the shape and the device's number of multiprocessors, and are added in
+// their order. In bf16 the norm is that of r as stored; backward rounds what it stores and nothing else.
+//
+// Token tensors are dense [images, tokens, width]. Aliasing: dx may be dr_in; otherwise outputs overlap nothing. CPU:
+// threads share out runs of tokens; blocks until done; partial sums live in the shared workspace. CUDA: in stream
+// order; partial sums live in the scratch memory.
 #pragma once
 
 #include <cstdint>
