@@ -127,6 +127,10 @@ __global__ void DifferentFunctionsKernel(int*) {
   }
 }
 
+__global__ void DifferentMasksKernel(int*) {
+  if (threadIdx.x < 8) __shfl_sync(threadIdx.x == 0 ? 0x3 : 0xff, 1, 0);
+}
+
 void LaunchAndWait(void (*kernel)(int*), int threads) {
   Launch(kernel, 1, static_cast<unsigned>(threads), 0, nullptr, nullptr);
   cudaDeviceSynchronize();
@@ -140,6 +144,7 @@ TEST(KernelDeathTest, MisuseOfBarriersEndsTheProgram) {
   EXPECT_DEATH(LaunchAndWait(MissingLaneKernel, 32), "wait in __syncwarp for mask 0xffffffff");
   EXPECT_DEATH(LaunchAndWait(WrongMaskKernel, 32), "a lane that its mask 0x000000ff does not name");
   EXPECT_DEATH(LaunchAndWait(DifferentFunctionsKernel, 32), "meet in different functions");
+  EXPECT_DEATH(LaunchAndWait(DifferentMasksKernel, 32), "threads 0 wait in __shfl_sync for mask 0x00000003");
 }
 
 __global__ void ShuffleKernel(int* out, int width) {

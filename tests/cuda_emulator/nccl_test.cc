@@ -262,6 +262,7 @@ void PeerNeverComes() {
 }
 
 TEST(NcclDeathTest, MistakesEndTheProgram) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");  // they start threads
   EXPECT_DEATH(DifferentCounts(), "the ranks' collectives differ: ncclAllReduce of [48] elements");
   EXPECT_DEATH(PeerNeverComes(), "a host thread waits(.|\n)*rank 0 of 2, ncclAllReduce of 8 elements");
 }

@@ -276,6 +276,22 @@ TEST(Graphs, LaunchesFollowTheirStreamAndEachOther) {
   EXPECT_EQ(data.ToHost()[0], 10);
 }
 
+TEST(Graphs, LaunchesOfOneGraphDoNotOverlap) {
+  for (uint64_t seed = 1; seed <= 20; ++seed) {
+    SeedScope scope(seed);
+    Stream first, second;
+    DeviceArray<int> data(std::vector<int>{1});
+    Graph graph(first, [&] {
+      OneKernel(AddKernel, data.data(), 1, first);
+      Launch(DoubleKernel, 1, 1, 0, first, data.data());
+    });
+    graph.Launch(first);
+    graph.Launch(second);
+    Check(cudaDeviceSynchronize());
+    EXPECT_EQ(data.ToHost()[0], 10);
+  }
+}
+
 cudaError_t EndCapture(cudaStream_t stream) {
   cudaGraph_t graph = nullptr;
   const cudaError_t error = cudaStreamEndCapture(stream, &graph);
