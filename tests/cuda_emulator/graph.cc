@@ -148,7 +148,7 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t stream) {
   for (const CUgraphNode_st& node : executable->nodes) {
     std::vector<TaskPtr> dependencies{begin};
     for (const int dependency : node.dependencies) dependencies.push_back(tasks[static_cast<size_t>(dependency)]);
-    tasks.push_back(Scheduler::Instance().Add(lock, node.operation, dependencies, node.stream));
+    tasks.push_back(Scheduler::Instance().Add(node.operation, dependencies, node.stream));
   }
   Operation end{.name = "end of a graph", .type = cudaGraphNodeTypeGraph};
   return Report(Streams::Instance().Issue(lock, resolved, std::move(end), tasks, &executable->last));

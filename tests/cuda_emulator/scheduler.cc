@@ -45,7 +45,7 @@ Scheduler& Scheduler::Instance() {
   return *scheduler;
 }
 
-TaskPtr Scheduler::Add(Lock& lock, Operation operation, const std::vector<TaskPtr>& dependencies, int stream) {
+TaskPtr Scheduler::Add(Operation operation, const std::vector<TaskPtr>& dependencies, int stream) {
   TaskPtr task = std::make_shared<Task>();
   task->operation = std::move(operation);
   task->number = next_number_++;
@@ -61,12 +61,15 @@ TaskPtr Scheduler::Add(Lock& lock, Operation operation, const std::vector<TaskPt
   if (task->open_dependencies == 0) ready_.push_back(task);
   ++progress_;
   changed_.notify_all();
+  return task;
+}
+
+void Scheduler::RunIfLong(Lock& lock) {
   if (GlobalSettings().immediate) {
-    RunSome(lock, static_cast<int>(kLongQueue));
+    RunSome(lock, static_cast<int>(pending_.size()));
   } else if (pending_.size() > kLongQueue) {
     RunSome(lock, static_cast<int>(kLongQueue / 2));
   }
-  return task;
 }
 
 void Scheduler::Finish(const TaskPtr& task) {
@@ -120,10 +123,12 @@ bool Scheduler::RunOne(Lock& lock, Access& access) {
     return true;
   }
   if (task->operation.run) {
+    ++running_;
     lock.unlock();
     access.Set(!task->operation.on_host);
     task->operation.run();
     lock.lock();
+    --running_;
   }
   Finish(task);
   return true;
@@ -136,7 +141,8 @@ void Scheduler::RunUntil(Lock& lock, const std::function<bool()>& condition) {
     access.Set(false);
     const uint64_t progress = progress_;
     const auto limit = std::chrono::seconds(GlobalSettings().hang_seconds);
-    if (!changed_.wait_for(lock, limit, [&] { return progress_ != progress || condition(); })) ReportHang();
+    if (changed_.wait_for(lock, limit, [&] { return progress_ != progress || condition(); })) continue;
+    if (running_ == 0) ReportHang();
   }
 }
 

@@ -55,8 +55,10 @@ class Scheduler {
   static Scheduler& Instance();
   Lock Acquire() { return Lock(mutex_); }
 
-  // Dependencies may be null or done. May run tasks: where the queue is long, or in immediate mode.
-  TaskPtr Add(Lock& lock, Operation operation, const std::vector<TaskPtr>& dependencies, int stream);
+  // Dependencies may be null or done.
+  TaskPtr Add(Operation operation, const std::vector<TaskPtr>& dependencies, int stream);
+  // After something was added: runs tasks where the queue is long, or in immediate mode.
+  void RunIfLong(Lock& lock);
   // A task that has arrived is done.
   void Finish(const TaskPtr& task);
 
@@ -83,6 +85,7 @@ class Scheduler {
   std::map<int, int> pending_of_issuer_;
   uint64_t next_number_ = 1;
   uint64_t progress_ = 0;
+  int running_ = 0;  // host threads inside a task
   uint64_t seed_ = 0;
   Random random_{1};
   uint32_t preference_ = 0;  // changes now and then: which streams go first

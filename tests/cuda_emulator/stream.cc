@@ -93,9 +93,10 @@ cudaError_t Streams::Issue(Scheduler::Lock& lock, CUstream_st* stream, Operation
   }
   std::vector<TaskPtr> dependencies = Dependencies(stream);
   dependencies.insert(dependencies.end(), after.begin(), after.end());
-  const TaskPtr task = Scheduler::Instance().Add(lock, std::move(operation), dependencies, stream->number);
+  const TaskPtr task = Scheduler::Instance().Add(std::move(operation), dependencies, stream->number);
   stream->last = task;
   if (issued != nullptr) *issued = task;
+  Scheduler::Instance().RunIfLong(lock);
   return cudaSuccess;
 }
 

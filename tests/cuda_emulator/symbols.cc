@@ -2,15 +2,18 @@
 
 #include <cxxabi.h>
 #include <elf.h>
+#include <fcntl.h>
 #include <link.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <fstream>
-#include <iterator>
 #include <map>
+#include <unordered_map>
 
 namespace cuda_emulator {
 
@@ -41,28 +44,33 @@ class Symbols {
 
  private:
   Symbols() {
-    std::ifstream file("/proc/self/exe", std::ios::binary);
-    const std::string bytes((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
-    if (bytes.size() < sizeof(ElfW(Ehdr))) return;
+    const int file = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
+    struct stat status;
+    if (file < 0 || fstat(file, &status) != 0) return;
+    // Mapped for good: the names stay in it.
+    void* mapping = mmap(nullptr, static_cast<size_t>(status.st_size), PROT_READ, MAP_PRIVATE, file, 0);
+    close(file);
+    if (mapping == MAP_FAILED) return;
+    const char* bytes = static_cast<const char*>(mapping);
     dl_iterate_phdr(
         [](dl_phdr_info* info, size_t, void* base) {
           *static_cast<uintptr_t*>(base) = info->dlpi_addr;  // the program comes first
           return 1;
         },
         &base_);
-    const auto* header = reinterpret_cast<const ElfW(Ehdr)*>(bytes.data());
-    const auto* sections = reinterpret_cast<const ElfW(Shdr)*>(bytes.data() + header->e_shoff);
+    const auto* header = reinterpret_cast<const ElfW(Ehdr)*>(bytes);
+    const auto* sections = reinterpret_cast<const ElfW(Shdr)*>(bytes + header->e_shoff);
     for (int i = 0; i < header->e_shnum; ++i) {
       if (sections[i].sh_type == SHT_SYMTAB) Read(bytes, sections[i], sections[sections[i].sh_link]);
     }
   }
 
-  void Read(const std::string& bytes, const ElfW(Shdr) & table, const ElfW(Shdr) & strings) {
-    const auto* symbols = reinterpret_cast<const ElfW(Sym)*>(bytes.data() + table.sh_offset);
+  void Read(const char* bytes, const ElfW(Shdr) & table, const ElfW(Shdr) & strings) {
+    const auto* symbols = reinterpret_cast<const ElfW(Sym)*>(bytes + table.sh_offset);
     const size_t count = table.sh_size / sizeof(ElfW(Sym));
     uintptr_t anchor = 0;
     for (size_t i = 0; i < count; ++i) {
-      const char* name = bytes.data() + strings.sh_offset + symbols[i].st_name;
+      const char* name = bytes + strings.sh_offset + symbols[i].st_name;
       const int type = ELF64_ST_TYPE(symbols[i].st_info);
       if (type == STT_FUNC) functions_.emplace(symbols[i].st_value, name);
       if (type != STT_TLS) continue;
@@ -73,7 +81,7 @@ class Symbols {
   }
 
   uintptr_t base_ = 0;
-  std::map<uintptr_t, std::string> functions_;
+  std::unordered_map<uintptr_t, const char*> functions_;
   std::map<std::string, Variable> thread_locals_;
 };
 
