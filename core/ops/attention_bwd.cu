@@ -2,12 +2,12 @@
 //
 // Strips of 16 keys own dk and dv and pass over all queries; strips of queries own dq and pass over all keys. The
 // scores and dP are therefore computed twice, 7 products instead of 5. The alternatives for 5, at 256 tokens of 72 and
-// in cycles of an H100 multiprocessor (mma.sync about 2500 flops a cycle, shared memory 128 bytes a cycle, device
-// memory 14.5 bytes a cycle), for one (batch, head):
+// in cycles of an H100 multiprocessor (mma.sync about 2500 flops a cycle, shared memory 128 bytes, its part of device
+// memory 13 bytes), for one (batch, head):
 //   - dS handed from the owners of keys to those of queries through shared memory: products 18.6k, but shared memory
 //     26k for strips' operands and dS, with a barrier a tile and all warps in the same phase;
 //   - dq in fp32 in shared memory, each key strip adding in turn: 74 KB more, and the warps wait for each other;
-//   - this: products 26k, shared memory 25k in another pipe, no barrier after the loads. Device memory is 20k and
+//   - this: products 26k, shared memory 26k in another pipe, no barrier after the loads. Device memory is 23k and
 //     overlaps: queries are used as they arrive.
 // Up to the tokens that shared memory holds (384 of 64 or 72 on an H100, 256 on an A100) one kernel does everything and
 // reads each operand once; warps of odd number do their queries' strips while the others are at keys, since the first
@@ -484,8 +484,10 @@ void ChooseBwd(const AttentionBwdArgs& args, CudaContext& context) {
   if (longest * RowLayout<kHeadDim>::kPitch * 2 > limit) return BwdByTiles<kHeadDim>(args, context);
   const Resident<kHeadDim> all(static_cast<int>(shape.queries), static_cast<int>(shape.keys));
   if (all.bytes() > limit) return BwdByTiles<kHeadDim>(args, context);
-  // A warp takes two strips of keys and one of queries, or where there are multiprocessors to spare, less.
-  const int64_t warps = std::min<int64_t>(CeilDiv(longest, 2 * kStripRows), kMostWarps);
+  // A warp takes two strips of keys and one of queries, or where there are multiprocessors to spare, less. Few keys are
+  // work for few warps: two blocks then share a multiprocessor.
+  const int64_t most_warps = shape.keys <= 2 * kStripRows ? kMostWarps / 2 : kMostWarps;
+  const int64_t warps = std::min(CeilDiv(longest, 2 * kStripRows), most_warps);
   const int64_t items = shape.batch * shape.heads, most_parts = CeilDiv(longest, warps * kStripRows);
   BwdParams params = ParamsOf(args);
   params.parts = static_cast<int>(std::clamp<int64_t>(context.multiprocessors / items, 1, most_parts));
