@@ -2,6 +2,7 @@
 #include "core/cuda/unavailable.h"
 #include "core/ops/adamw.h"
 #include "core/ops/attention_kernel.h"
+#include "core/ops/column_sums.h"
 #include "core/ops/embedding.h"
 #include "core/ops/gated_residual.h"
 #include "core/ops/gemm.h"
@@ -17,6 +18,7 @@ void Add(const AddArgs& args, CudaContext& context) { Unavailable(); }
 void AdamwEma(const AdamwRunsArgs& args, CudaContext& context) { Unavailable(); }
 void AttentionBwd(const AttentionBwdArgs& args, CudaContext& context) { Unavailable(); }
 void AttentionFwd(const AttentionFwdArgs& args, CudaContext& context) { Unavailable(); }
+void ColumnSums(const ColumnSumsArgs& args, CudaContext& context) { Unavailable(); }
 void EmbeddingBwd(const EmbeddingBwdArgs& args, CudaContext& context) { Unavailable(); }
 void EmbeddingFwd(const EmbeddingFwdArgs& args, CudaContext& context) { Unavailable(); }
 void Gemm(const GemmArgs& args, CudaContext& context) { Unavailable(); }

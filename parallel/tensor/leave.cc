@@ -5,9 +5,9 @@
 #include <optional>
 #include <utility>
 
+#include "core/ops/column_sums.h"
 #include "core/tensor/copy_rows.h"
 #include "parallel/comm/timed_wait.h"
-#include "parallel/tensor/column_sums.h"
 #include "parallel/tensor/tensor_parallel.h"
 #include "parallel/tensor/token_exchange.h"
 
@@ -44,9 +44,13 @@ void SumColumns(RankContext& context, const Tensor& dy, const GradDestination& s
   const int64_t width = dy.dim(-1), rows = dy.elements() / width;
   if (context.cpu().Planned({"column_sums", 0, static_cast<double>(dy.bytes())})) return;
   if (context.on_cuda()) {
-    return cuda::ColumnSums(
-        {.x = dy.ref(), .rows = rows, .width = width, .sums = sums.tensor.data(), .accumulate = sums.accumulate},
-        context.cuda());
+    return cuda::ColumnSums({.rows = rows,
+                             .columns = width,
+                             .x = dy.ref(),
+                             .ld = width,
+                             .sums = sums.tensor.data(),
+                             .accumulate = sums.accumulate},
+                            context.cuda());
   }
   constexpr int64_t kColumns = 64, kRows = 64;
   const float* const from = dy.data();

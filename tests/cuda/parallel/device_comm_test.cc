@@ -4,8 +4,8 @@
 
 #include <gtest/gtest.h>
 
-#include <atomic>
 #include <chrono>
+#include <cstdlib>
 #include <thread>
 
 #include "core/cuda/graph.h"
@@ -131,6 +131,31 @@ TEST_P(DeviceComm, ComputeStreamWaitsAndIsWaitedFor) {
       expected = (expected + 1) * static_cast<float>(rank.comm.size()) + 1;
     }
     EXPECT_EQ(ReadFloats(x), Floats(kCount, expected));
+    EXPECT_TRUE(rank.comm.Health().ok());
+    EXPECT_TRUE(rank.world.log().Last(1).front().done());
+  });
+}
+
+// What a collective needs besides its buffers is not given out again before it has been waited for.
+TEST_P(DeviceComm, ScratchIsKept) {
+  RunOnDevices(GetParam(), [](DeviceRank& rank) {
+    constexpr int64_t kCount = 48000;
+    Allocator& allocator = rank.context.allocator();
+    const Tensor x = Tensor::Empty(allocator, {kCount}), junk = Tensor::Empty(allocator, {kCount});
+    for (int round = 0; round < 4; ++round) {
+      WriteFloats(x, Floats(kCount, 1.0f));
+      WriteFloats(junk, Floats(kCount, 99.0f));
+      const Work work = rank.comm.AllReduce(x.data(), x.data(), kCount, ReduceOp::kSum);
+      std::vector<Tensor> others;
+      for (int64_t n = 1; n <= 4; ++n) {
+        for (int k = 0; k < 4; ++k) {
+          others.push_back(Tensor::Empty(allocator, {kCount * n / 4}));
+          others.back().CopyFrom(junk.Narrow(0, 0, others.back().elements()));
+        }
+      }
+      work.Wait();
+      EXPECT_EQ(ReadFloats(x), Floats(kCount, static_cast<float>(rank.comm.size())));
+    }
   });
 }
 
@@ -209,6 +234,24 @@ TEST(NcclAbort, FreesWhoeverWaits) {
     rank.host.Barrier().Wait();
     if (rank.comm.rank() == 1) rank.comm.AbortDevice();
   });
+}
+
+// The library finds that a peer is gone: the watchdog hears of it, and a wait on the host ends. In the emulator, which
+// can be told to find that.
+TEST(NcclDeath, LostPeerEndsTheWait) {
+  if (!Emulated()) GTEST_SKIP() << "no peer is lost here";
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  EXPECT_DEATH(RunOnDevices({.ranks = 2},
+                            [](DeviceRank& rank) {
+                              const Tensor x = Tensor::Zeros(rank.context.allocator(), {1000});
+                              if (rank.comm.rank() == 1) return rank.host.Barrier().Wait();  // for ever
+                              const Work work = rank.comm.AllReduce(x.data(), x.data(), 1000, ReduceOp::kSum);
+                              EXPECT_TRUE(rank.comm.Health().ok());
+                              setenv("SHARDIT_CUDA_EMULATOR_NCCL_ERROR", "1", 1);
+                              EXPECT_EQ(rank.comm.Health().code(), absl::StatusCode::kUnavailable);
+                              work.WaitOnHost();
+                            }),
+               "rank 0 of axis axis: remote process exited");
 }
 
 TEST(NcclDeath, MessagesWentTheOtherWay) {

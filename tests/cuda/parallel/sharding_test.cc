@@ -308,6 +308,15 @@ Values Modulations(RankContext& context, Communicator& axis, DType dtype, bool c
   tape.Backward(std::move(seeds));
   EXPECT_EQ(c.grad.dtype(), DType::kF32);
   values["condition grad"] = ReadFloats(c.grad);
+  {
+    Leaf wide{.value = c.value};
+    Tape other(context);
+    const Var passed = seams.EnterCondition(other, Var(wide));
+    const Tensor grad = Tensor::Empty(context.allocator(), c.value.shape());
+    WriteFloats(grad, Floats(static_cast<size_t>(grad.elements()), 257.0f));  // has no bf16
+    other.Backward({{passed, grad}});
+    values["wide condition grad"] = ReadFloats(wide.grad);
+  }
   for (size_t i = 0; i < parameters.size(); ++i) {
     values["layer grad " + std::to_string(i)] = ReadFloats(parameters[i].grad);
   }
