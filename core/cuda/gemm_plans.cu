@@ -236,8 +236,8 @@ std::string Describe(const CublasLt& lt, const Plan& plan) {
   if (p.batch > 1) text += " batch " + std::to_string(p.batch);
   if (!plan.possible) return text + " not in cuBLASLt";
   const Algorithm& best = plan.algorithms.front();
-  length = std::snprintf(line, sizeof(line), " algorithm %2d split %2d workspace %8zu",
-                         ConfigOf<int32_t>(lt, best, CUBLASLT_ALGO_CONFIG_ID),
+  length = std::snprintf(line, sizeof(line), " algorithm %2d of %2d split %2d workspace %8zu",
+                         ConfigOf<int32_t>(lt, best, CUBLASLT_ALGO_CONFIG_ID), plan.offered,
                          ConfigOf<int32_t>(lt, best, CUBLASLT_ALGO_CONFIG_SPLITK_NUM), best.workspace_bytes);
   text.append(line, static_cast<size_t>(length));
   if (plan.microseconds > 0) {
@@ -306,6 +306,7 @@ class LtPlans : public GemmPlans {
     auto plan = std::make_unique<Plan>(lt(), product, context);
     plan->descriptors.SetPlaces(product);
     FindAlgorithms(*plan, product, context);
+    plan->offered = static_cast<int>(plan->algorithms.size());
     if (Tunes(context)) Tune(*plan, product, context);
     plan->possible = !plan->algorithms.empty();
     plan->good_untimed = GoodUntimed(product.epilogue, device_);

@@ -54,6 +54,7 @@ struct GemmPlan {
   virtual ~GemmPlan() = default;
 
   bool possible = false;  // cuBLASLt has an algorithm
+  int offered = 0;        // how many it named, at most those that are looked at
   // Whether an epilogue is worth having where it was not timed: a bias always; GELU on Hopper only, since elsewhere it
   // has been measured slower than a pass of its own; sums never, since they leave few algorithms to choose from.
   bool good_untimed = false;

@@ -20,8 +20,9 @@ namespace {
 
 using Epilogue = MatrixProduct::Epilogue;
 
-// fp32 sums of a strip, at most, where a row allows it.
-constexpr int64_t kStripFloats = int64_t{16} << 20;
+// fp32 sums of a strip, at most: 16 MiB stay in the second-level cache until the epilogue reads them. But never fewer
+// rows than a tile of the product has.
+constexpr int64_t kStripFloats = int64_t{4} << 20;
 constexpr int64_t kStripRows = 128;
 
 void CheckArgs(const GemmArgs& args) {

@@ -451,6 +451,16 @@ TEST_P(CudaGemm, ReplaysFromAGraph) {
 INSTANTIATE_TEST_SUITE_P(Ways, CudaGemm, ::testing::ValuesIn(kWays),
                          [](const auto& info) { return NameOf(info.param); });
 
+// Wide enough that 128 rows are a strip.
+TEST_F(CudaTest, GemmWithEpilogueApartGoesByStripsOfRows) {
+  Ways ways(Way::kApart);
+  for (const GemmForm form : {GemmForm::kNT, GemmForm::kTN}) {
+    Case test{.form = form, .m = 130, .n = 32768, .k = 2, .types = kTypes[1], .gap = 0};
+    test.epilogue = GemmEpilogue::kBiasGelu;
+    Check(test, ways.context);
+  }
+}
+
 // The shapes of a block of DiT-S/2 and XL/2 at batch 8, against our own kernels.
 TEST_F(CudaTest, GemmOfModelShapesAgreesWithOwnKernels) {
   if (OnEmulator()) GTEST_SKIP() << "hours in the emulator";
@@ -521,6 +531,18 @@ TEST_F(CudaTest, GemmPlansAreKeptByWhatDecides) {
     EXPECT_NE(&ways.plans->Find(other, ways.context), &plan);
   }
   EXPECT_THAT(ways.plans->Table(), ::testing::HasSubstr("TN bf16->bf16"));
+}
+
+// The emulator has an algorithm without parts, one that adds parts in fp32 and one that adds them in the output's type.
+TEST_F(CudaTest, GemmPlansAddPartsInFp32) {
+  if (!OnEmulator()) GTEST_SKIP() << "what cuBLASLt has is not ours to say";
+  Ways ways(Way::kFirst), deterministic(Way::kDeterministic);
+  DeviceVector<BFloat16> memory(std::vector<BFloat16>(4096));
+  MatrixProduct product = SmallProduct(memory);
+  EXPECT_EQ(ways.plans->Find(product, ways.context).offered, 2);
+  product.d = Elements(product.d.raw(), DType::kF32);
+  EXPECT_EQ(ways.plans->Find(product, ways.context).offered, 3);
+  EXPECT_EQ(deterministic.plans->Find(product, deterministic.context).offered, 2);
 }
 
 TEST_F(CudaTest, GemmPlansTimeOutsideOfCapturesOnly) {
