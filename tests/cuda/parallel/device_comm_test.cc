@@ -147,11 +147,9 @@ TEST_P(DeviceComm, ScratchIsKept) {
       WriteFloats(junk, Floats(kCount, 99.0f));
       const Work work = rank.comm.AllReduce(x.data(), x.data(), kCount, ReduceOp::kSum);
       std::vector<Tensor> others;
-      for (int64_t n = 1; n <= 4; ++n) {
-        for (int k = 0; k < 4; ++k) {
-          others.push_back(Tensor::Empty(allocator, {kCount * n / 4}));
-          others.back().CopyFrom(junk.Narrow(0, 0, others.back().elements()));
-        }
+      for (int k = 0; k < 16; ++k) others.push_back(Tensor::Empty(allocator, {kCount * (k % 4 + 1) / 4}));
+      for (int k = 0; k < 8; ++k) {
+        for (const Tensor& other : others) other.CopyFrom(junk.Narrow(0, 0, other.elements()));
       }
       work.Wait();
       EXPECT_EQ(ReadFloats(x), Floats(kCount, static_cast<float>(rank.comm.size())));
