@@ -31,6 +31,7 @@ TEST_P(CudaOpCaseLarge, Bf16IsWithinTheTwin) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Large, CudaOpCaseLarge, ::testing::ValuesIn(LargeCudaCases()), OpCaseName);
+GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(CudaOpCaseLarge);
 
 class CudaOpTiming : public CudaOpCase {};
 

@@ -1,0 +1,206 @@
+// The goldens of tests/golden on CUDA: outputs, losses and every gradient of all designs in fp32, and twenty training
+// steps in fp32 and bf16. Elsewhere than where they were built, tests find the cases through SHARDIT_GOLDEN_CASES, or
+// run none.
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <filesystem>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "core/base/check.h"
+#include "core/cuda/device_query.h"
+#include "data/formats/safetensors.h"
+#include "gtest/gtest.h"
+#include "model/diffusion_batch.h"
+#include "parallel/comm/world.h"
+#include "tests/core/host_copy.h"
+#include "trainer/parity.h"
+#include "trainer/run_config/run_config.h"
+#include "trainer/train/device_update.h"
+#include "trainer/train/optimizer.h"
+#include "trainer/weights/weights_file.h"
+
+namespace shardit {
+namespace {
+
+// Relative to the largest value of a tensor, as on the CPU (tests/trainer/golden_test.cc).
+constexpr double kParityTolerance = 2e-5;
+constexpr double kTrainingTolerance = 1e-4;
+// Losses and gradient norms in bf16, which keeps 8 bits: there is no golden of its own. Weights stay fp32.
+constexpr double kBf16Tolerance = 3e-2;
+
+std::string CasesFolder() {
+  const char* const folder = std::getenv("SHARDIT_GOLDEN_CASES");
+  return (folder != nullptr ? std::string(folder) : std::string(SHARDIT_SOURCE_DIR) + "/tests/golden/cases") + "/";
+}
+
+// Training cases, or those of one forward and backward.
+std::vector<std::string> CaseNames(bool training) {
+  std::vector<std::string> names;
+  std::error_code error;
+  for (const auto& entry : std::filesystem::directory_iterator(CasesFolder(), error)) {
+    const std::string name = entry.path().filename();
+    if (!name.starts_with("sample_") && name.starts_with("train_") == training) names.push_back(name);
+  }
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+RunOptions LoadOptions(const std::string& name) {
+  const auto config = LoadRunConfig({.files = {CasesFolder() + name + "/config.textproto"}}, ConfigUse::kModel, 1);
+  CHECK(config.ok()) << config.status().message();
+  return config->options;
+}
+
+SafetensorsReader Open(const std::string& path) {
+  auto reader = SafetensorsReader::Open(path);
+  CHECK(reader.ok()) << reader.status().message();
+  return *std::move(reader);
+}
+
+Floats ReadEntry(const SafetensorsReader& file, const std::string& name) {
+  const auto entry = file.Require(name);
+  CHECK(entry.ok()) << entry.status().message();
+  Floats values(static_cast<size_t>((*entry)->elements()));
+  CHECK(file.ReadAsFloat(**entry, 0, (*entry)->elements(), values.data()).ok());
+  return values;
+}
+
+std::vector<int64_t> ReadIntegers(const SafetensorsReader& file, const std::string& name) {
+  const auto entry = file.Require(name);
+  CHECK(entry.ok()) << entry.status().message();
+  std::vector<int64_t> values(static_cast<size_t>((*entry)->elements()));
+  CHECK(file.ReadAsInt64(**entry, 0, (*entry)->elements(), values.data()).ok());
+  return values;
+}
+
+// max |a - b| / max |b|; where the reference is all zero, max |a|.
+double RelativeError(const Floats& actual, const Floats& expected) {
+  CHECK_EQ(actual.size(), expected.size());
+  double error = 0, size = 0;
+  for (size_t i = 0; i < expected.size(); ++i) {
+    if (!std::isfinite(actual[i])) return INFINITY;
+    error = std::max(error, std::abs(double{actual[i]} - double{expected[i]}));
+    size = std::max(size, std::abs(double{expected[i]}));
+  }
+  return size > 0 ? error / size : error;
+}
+
+class CudaGolden : public ::testing::TestWithParam<std::string> {};
+
+TEST_P(CudaGolden, OutputLossAndGradients) {
+  if (cuda::Devices().empty()) GTEST_SKIP() << "no GPU";
+  const std::string folder = CasesFolder() + GetParam();
+  const std::string out = ::testing::TempDir() + "/cuda_parity_" + GetParam() + ".safetensors";
+  RankContext context(Device::Cuda(0), CudaOptions{}, 1);
+  const absl::Status status =
+      RunParity(context, LoadOptions(GetParam()), folder + "/weights.safetensors", folder + "/inputs.safetensors", out);
+  ASSERT_TRUE(status.ok()) << status.message();
+  const SafetensorsReader actual = Open(out), expected = Open(folder + "/outputs.safetensors");
+  EXPECT_EQ(actual.entries().size(), expected.entries().size());
+  for (const SafetensorsEntry& entry : expected.entries()) {
+    EXPECT_LE(RelativeError(ReadEntry(actual, entry.name), ReadEntry(expected, entry.name)), kParityTolerance)
+        << entry.name;
+  }
+  std::filesystem::remove(out);
+}
+
+INSTANTIATE_TEST_SUITE_P(Cases, CudaGolden, ::testing::ValuesIn(CaseNames(false)),
+                         [](const auto& info) { return info.param; });
+GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(CudaGolden);
+
+// The batches of a training case.
+struct TrainingInputs {
+  explicit TrainingInputs(const SafetensorsReader& file)
+      : x(ReadEntry(file, "x")), noise(ReadEntry(file, "noise")), t(ReadIntegers(file, "t")) {
+    const std::vector<int64_t> wide = ReadIntegers(file, "y");
+    y.assign(wide.begin(), wide.end());
+  }
+
+  // Images [first, first + count), noised, on the device.
+  DiffusionBatch Batch(RankContext& context, const DitConfig& config, const Diffusion& diffusion, int64_t first,
+                       int64_t count) const {
+    const int64_t elements = config.latent_elements();
+    const DiffusionBatch batch = DiffusionBatch::ForHost(context, config, count);
+    std::copy_n(x.begin() + first * elements, count * elements, batch.x_0.data());
+    std::copy_n(noise.begin() + first * elements, count * elements, batch.noise.data());
+    std::copy_n(t.begin() + first, count, batch.input.t_N.data<int64_t>());
+    std::copy_n(y.begin() + first, count, batch.input.y_N.data<int32_t>());
+    for (int64_t n = 0; n < count; ++n) batch.NoiseImage(diffusion, n);
+    return batch.Placed(context, diffusion);
+  }
+
+  Floats x, noise;
+  std::vector<int64_t> t;
+  std::vector<int32_t> y;
+};
+
+class CudaTrainingGolden : public ::testing::TestWithParam<std::tuple<std::string, DType>> {};
+
+TEST_P(CudaTrainingGolden, TwentySteps) {
+  if (cuda::Devices().empty()) GTEST_SKIP() << "no GPU";
+  const auto& [name, dtype] = GetParam();
+  const std::string folder = CasesFolder() + name;
+  const bool bf16 = dtype == DType::kBF16;
+  const RunOptions options = LoadOptions(name);
+  RankContext context(Device::Cuda(0), CudaOptions{}, 1);
+  World world = SelfWorld();
+  Sharding sharding = Sharding::Whole(options.model);
+  sharding.compute = dtype;
+  TrainState state(options.model, sharding, context.allocator());
+  // Without a bf16 copy the model's parameters are the weights.
+  ASSERT_TRUE(LoadWeights(folder + "/weights.safetensors", bf16 ? state.ema_model() : state.model()).ok());
+  if (bf16) state.weights().CopyFrom(state.ema());
+  state.StartFromWeights();
+  state.RefreshComputeWeights(context);
+  for (const FlatLayout::Entry& entry : state.layout().entries()) {
+    entry.parameter->grad = state.layout().View(state.grads(), entry);
+  }
+  const Optimizer optimizer(options.optimizer, options.ema, options.train.steps);
+  const Diffusion diffusion(options.diffusion);
+  DeviceUpdate update(context, state);
+  const TrainingInputs inputs(Open(folder + "/inputs.safetensors"));
+  const SafetensorsReader expected = Open(folder + "/outputs.safetensors");
+  const Floats losses = ReadEntry(expected, "loss"), norms = ReadEntry(expected, "grad_norm");
+  ASSERT_EQ(losses.size(), 20u);
+  const int64_t images = static_cast<int64_t>(inputs.t.size() / losses.size());
+  const double tolerance = bf16 ? kBf16Tolerance : kTrainingTolerance;
+  for (size_t step = 0; step < losses.size(); ++step) {
+    const DiffusionBatch batch =
+        inputs.Batch(context, options.model, diffusion, static_cast<int64_t>(step) * images, images);
+    for (const auto& parameter : state.model().parameters().all()) parameter->grad_written = false;
+    update.Begin(optimizer.Begin(state, static_cast<double>(images)));
+    update.sums().Zero();
+    Tape tape(context);
+    ForwardLossResult result = ForwardLoss(tape, state.model(), diffusion, batch, static_cast<double>(images));
+    update.sums().AddImages(result, context.cuda());
+    tape.Backward({{result.output, std::move(result.d_output)}});
+    update.Enqueue(world.comm());
+    context.Synchronize();
+    const UpdateReport report = optimizer.End(update.control(), state);
+    EXPECT_FALSE(report.skipped) << "step " << step;
+    EXPECT_LE(std::abs(update.control().loss - losses[step]), tolerance * std::abs(losses[step])) << "step " << step;
+    EXPECT_LE(std::abs(report.grad_norm - norms[step]), tolerance * norms[step]) << "step " << step;
+  }
+  if (bf16) return;
+  for (Dit* model : {&state.model(), &state.ema_model()}) {
+    const std::string prefix = model == &state.model() ? "weights." : "ema.";
+    for (const auto& parameter : model->parameters().all()) {
+      EXPECT_LE(RelativeError(ReadFloats(parameter->value), ReadEntry(expected, prefix + parameter->name)), tolerance)
+          << prefix << parameter->name;
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Cases, CudaTrainingGolden,
+                         ::testing::Combine(::testing::ValuesIn(CaseNames(true)),
+                                            ::testing::Values(DType::kF32, DType::kBF16)),
+                         [](const auto& info) {
+                           return std::get<0>(info.param) + "_" + std::string(Name(std::get<1>(info.param)));
+                         });
+GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(CudaTrainingGolden);
+
+}  // namespace
+}  // namespace shardit
