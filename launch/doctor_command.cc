@@ -81,16 +81,21 @@ Finding ExamineLibrary(const std::string& name, std::span<const char* const> fil
   return {name, !needed, absl::StrCat(missing, "; ", library.status().message())};
 }
 
+// Both libraries number release a.b.c as 10000 a + 100 b + c.
+std::string LibraryRelease(int64_t version) {
+  return absl::StrCat(version / 10000, ".", version / 100 % 100, ".", version % 100);
+}
+
 std::string CublasLtVersion(const cuda::SharedLibrary& library) {
   size_t (*version)() = nullptr;
-  return library.Load("cublasLtGetVersion", version).ok() ? absl::StrCat(version()) : "version unknown";
+  return library.Load("cublasLtGetVersion", version).ok() ? LibraryRelease(static_cast<int64_t>(version()))
+                                                          : "version unknown";
 }
 
 std::string NcclVersion(const cuda::SharedLibrary& library) {
   int (*get)(int*) = nullptr;
   int version = 0;
-  if (!library.Load("ncclGetVersion", get).ok() || get(&version) != 0) return "version unknown";
-  return absl::StrCat(version / 10000, ".", version / 100 % 100, ".", version % 100);
+  return library.Load("ncclGetVersion", get).ok() && get(&version) == 0 ? LibraryRelease(version) : "version unknown";
 }
 
 std::string CudaRelease(int version) { return absl::StrCat(version / 1000, ".", version % 1000 / 10); }

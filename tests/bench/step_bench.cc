@@ -234,7 +234,10 @@ int Run(Flags flags, World& world) {
   CHECK(flags.batch % world.size() == 0) << "batch " << flags.batch << " over " << world.size() << " ranks";
   if (flags.micro_batch == 0) flags.micro_batch = flags.batch / world.size();
   const auto device = ChooseDevice(world, flags.device, flags.precision);
-  CHECK(device.ok()) << device.status().message();
+  if (!device.ok()) {
+    std::fprintf(stderr, "step_bench: %s\n", std::string(device.status().message()).c_str());
+    return 64;
+  }
   RankContext context =
       MakeRankContext({.device = *device, .precision = flags.precision}, CpuShare{.threads = flags.threads});
   if (flags.warmup < 0) flags.warmup = context.on_cuda() ? 5 : 3;
