@@ -4,7 +4,8 @@
 //
 //   self     one rank: copies on the compute stream where in and out differ.
 //   NCCL     every rank has a device of its own (parallel/comm/nccl_comm.h). Collectives run beside the compute stream
-//            and can be recorded in a graph; every Work must then be waited for before the recording ends.
+//            and can be recorded in a graph; every Work must then be waited for before the recording ends, and the
+//            graph destroyed before the communicator, which would wait for it for ever.
 //   staged   ranks share a device, or there is no NCCL: over pinned host memory and the host's communicator
 //            (parallel/comm/staged_comm.h). Issuing waits for the device, so it cannot be recorded: a CHECK says so.
 //

@@ -252,6 +252,7 @@ absl::Status NcclCommunicator::JoinMessages(Communicator& host, double seconds) 
 }
 
 NcclCommunicator::~NcclCommunicator() {
+  if (!aborted_) Synchronize(compute_);  // which may be replaying what was recorded of it
   const auto leave = [&](const Lane& lane) {
     if (lane.comm == nullptr) return;
     if (!aborted_) {
@@ -472,12 +473,17 @@ absl::Status NcclCommunicator::Health() {
 void NcclCommunicator::AbortDevice() {
   std::lock_guard<std::mutex> lock(mutex_);
   if (std::exchange(aborted_, true)) return;
-  UseDevice(device());
-  // Its result would change nothing.
-  if (main_.comm != nullptr) nccl_.CommAbort(main_.comm);
-  for (const Lane& lane : messages_) {
-    if (lane.comm != nullptr) nccl_.CommAbort(lane.comm);
-  }
+  // NCCL first tells its kernels to leave, then waits for every graph that holds the communicator to be destroyed,
+  // which nobody is left to do: each on a thread that the end of the process takes along.
+  const auto abort = [&](const Lane& lane) {
+    if (lane.comm == nullptr) return;
+    std::thread([&nccl = nccl_, comm = lane.comm, device = device()] {
+      UseDevice(device);
+      nccl.CommAbort(comm);  // its result would change nothing
+    }).detach();
+  };
+  abort(main_);
+  for (const Lane& lane : messages_) abort(lane);
 }
 
 }  // namespace
