@@ -197,6 +197,9 @@ void NoiseAndLoss(Bench& bench, int64_t images) {
   const DitConfig config{.depth = 1, .width = 64, .heads = 1, .patch = 2};
   const Diffusion diffusion({});
   const std::string suffix = " batch " + std::to_string(images);
+  const std::string noise_name = "noise x_0->noise,x_t" + suffix,
+                    loss_name = "loss x_0,noise,output->d_output" + suffix;
+  if (!bench.wants(noise_name) && !bench.wants(loss_name)) return;
   const double latents = 4.0 * static_cast<double>(images * config.latent_elements());
   RankContext& context = bench.context();
   const Tensor table = LossTable(context.allocator(), diffusion);
@@ -215,15 +218,15 @@ void NoiseAndLoss(Bench& bench, int64_t images) {
     batches[i] = DrawBatch(context, config, table, /*seed=*/1, samples[i]);
   };
   for (int set = 0; set < sets; ++set) draw(set);
-  if (bench.wants("noise" + suffix)) bench.Report("noise x_0->noise,x_t" + suffix, 3 * latents, sets, draw);
-  if (!bench.wants("loss" + suffix)) return;
+  if (bench.wants(noise_name)) bench.Report(noise_name, 3 * latents, sets, draw);
+  if (!bench.wants(loss_name)) return;
   std::vector<Tensor> outputs, gradients;
   for (int set = 0; set < sets; ++set) {
     outputs.push_back(bench.Make({images, 2 * config.channels, config.side, config.side}));
     gradients.push_back(bench.Make(outputs.back().shape()));
   }
   const Tensor per_image = bench.Make({images, 2}, DType::kF64);
-  bench.Report("loss x_0,noise,output->d_output" + suffix, 6 * latents, sets, [&](int set) {
+  bench.Report(loss_name, 6 * latents, sets, [&](int set) {
     const size_t i = static_cast<size_t>(set);
     cuda::DiffusionLoss({.images = images,
                          .elements = config.latent_elements(),
