@@ -128,7 +128,9 @@ TEST_F(CudaDiffusionBatch, AReplayDrawsForTheSamplesThatAreThere) {
   const DitConfig config = Config(4, 6);
   const Tensor table = LossTable(context_->allocator(), diffusion);
   const SampleTensors tensors = TensorsFor(context_->allocator(), config, 5);
-  DiffusionBatch batch;
+  // Before the recording, in which no memory may be asked of the device.
+  DiffusionBatch batch = DrawBatch(*context_, config, table, kSeed, tensors);
+  batch = {};
   const Stream stream = context_->cuda().stream;
   const auto graph = cuda::Graph::Capture(stream, [&] { batch = DrawBatch(*context_, config, table, kSeed, tensors); });
   for (const int64_t position : {0, 1000}) {
