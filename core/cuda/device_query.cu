@@ -1,9 +1,20 @@
+#include <cstdlib>
+
 #include "core/cuda/cuda_check.h"
 #include "core/cuda/device_query.h"
 
 namespace shardit::cuda {
 
+namespace {
+
+// More streams than hardware queues would wait for one another, a receive before the send that it waits for. Read by
+// CUDA when it starts; the user's own choice stays.
+void AskForQueues() { setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", /*overwrite=*/0); }
+
+}  // namespace
+
 std::vector<DeviceInfo> Devices() {
+  AskForQueues();
   int count = 0;
   // Without a driver this is an error, which means the same as a count of zero.
   if (cudaGetDeviceCount(&count) != cudaSuccess) return {};

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "core/cuda/device_query.h"
 #include "core/tensor/rng.h"
 #include "parallel/mesh.h"
 
@@ -57,8 +58,9 @@ void Collect(const TrainState& state, const Tensor& values, Placement placement,
     if (!(tensor.size > 1 && run.parameter->shard.dim >= 0) && tensor.index != 0) continue;
     std::vector<float>& whole = into[run.parameter->name];
     whole.resize(static_cast<size_t>(run.parameter->shape.elements()));
-    CopyBox(run.box, values.data() + run.begin, WholeBox({run.parameter->shape.begin(), run.parameter->shape.end()}),
-            whole.data());
+    std::vector<float> part(static_cast<size_t>(Volume(run.box)));
+    values.Narrow(0, run.begin, Volume(run.box)).ToHost(part.data());
+    CopyBox(run.box, part.data(), WholeBox({run.parameter->shape.begin(), run.parameter->shape.end()}), whole.data());
   }
 }
 
@@ -70,9 +72,17 @@ Sharding ShardingOf(const LayoutCase& layout, const Mesh& mesh) {
                                  .sequence_parallel = layout.sequence_parallel,
                                  .schedule = layout.schedule,
                                  .virtual_stages = layout.virtual_stages};
-  Sharding sharding = MakeSharding(layout.Model(), parallel, layout.deterministic, mesh.shape(), mesh.coords());
+  Sharding sharding = MakeSharding(layout.Model(), parallel, layout.deterministic, mesh.shape(), mesh.coords(),
+                                   ComputeType(layout.gpu.value_or(OnGpu{}).precision));
   sharding.bucket_bytes = 32 << 10;  // several buckets
   return sharding;
+}
+
+RankContext ContextOf(const World& world, const LayoutCase& layout) {
+  if (!layout.gpu.has_value()) return RankContext(1);
+  const Device device = Device::Cuda(world.rank() % static_cast<int>(cuda::Devices().size()));
+  return RankContext(device, {.tf32 = layout.gpu->precision == Precision::kTf32, .deterministic = layout.deterministic},
+                     1);
 }
 
 int64_t Sent(const Communicator& comm) { return comm.counters().TotalData().ring_bytes; }
@@ -82,16 +92,19 @@ void RunRank(World& world, const LayoutCase& layout, std::mutex& mutex, LayoutOu
   std::vector<double> losses, norms;
   std::vector<StepReport> reports;
   DataBytes before;
+  int64_t allocations_after_two = 0;
   for (int s = 0; s < layout.steps; ++s) {
     before = rank.Sent();
     reports.push_back(rank.Step());
     losses.push_back(reports.back().loss);
     norms.push_back(reports.back().update.grad_norm);
+    if (s < 2) allocations_after_two = rank.memory().system_allocations;
     if (s > 0) continue;
     const std::lock_guard lock(mutex);
     rank.AddGradients(outcome.gradients);
   }
   const DataBytes sent = rank.Sent() - before;
+  rank.FinishGather();
   const std::lock_guard lock(mutex);
   rank.AddState(outcome.state);
   LayoutOutcome::Rank& mine = outcome.ranks[static_cast<size_t>(world.rank())];
@@ -99,7 +112,9 @@ void RunRank(World& world, const LayoutCase& layout, std::mutex& mutex, LayoutOu
           .parts = rank.state().sharding().parts,
           .padded = rank.state().layout().size(),
           .sent = sent,
-          .memory = rank.memory()};
+          .memory = rank.memory(),
+          .allocations_after_two = allocations_after_two,
+          .graph_nodes = rank.graph_nodes()};
   for (const FlatLayout::Bucket& bucket : rank.state().layout().buckets()) mine.per_token += bucket.per_token.size();
   if (world.rank() != 0) return;
   outcome.losses = losses;
@@ -125,6 +140,10 @@ std::string LayoutCase::Text() const {
   if (recompute != RecomputeMode::kNone) absl::StrAppend(&text, " recompute ", std::string(Name(recompute)));
   if (micro_batch > 0) absl::StrAppend(&text, " micro-batch ", micro_batch);
   if (deterministic) text += " deterministic";
+  if (gpu.has_value()) {
+    const char* const precisions[] = {"FP32", "TF32", "BF16"};
+    absl::StrAppend(&text, " GPU ", precisions[static_cast<int>(gpu->precision)], gpu->graph ? " graph" : "");
+  }
   return text;
 }
 
@@ -144,16 +163,21 @@ DitConfig LayoutCase::Model() const {
 LayoutRank::LayoutRank(World& world, const LayoutCase& layout)
     : layout_(layout),
       micro_batch_(layout.ResolvedMicroBatch()),
+      context_(ContextOf(world, layout)),
       mesh_(*Mesh::Create({layout.pp, layout.dp, layout.tp}, world.comm())),
-      comms_(mesh_),
-      context_(1),
+      comms_(mesh_, context_),
       state_(layout.Model(), ShardingOf(layout, mesh_), context_.allocator()),
       diffusion_({}),
       optimizer_({.learning_rate = 1e-3, .clip_norm = 0.5, .warmup_steps = 3}, {.decay = 0.9}, 10),
       step_(context_, state_, diffusion_, optimizer_, comms_,
-            {.seed = 5, .global_batch = kLayoutBatch, .micro_batch = micro_batch_, .recompute = layout.recompute}) {
+            {.seed = 5,
+             .global_batch = kLayoutBatch,
+             .micro_batch = micro_batch_,
+             .recompute = layout.recompute,
+             .cuda_graph = layout.gpu.value_or(OnGpu{}).graph}) {
   for (const auto& parameter : state_.model().parameters().all()) parameter->init = Init::Normal(0.05);
   state_.Initialize(3);
+  state_.RefreshComputeWeights(context_);
 }
 
 StepReport LayoutRank::Step() {
@@ -167,8 +191,7 @@ DataBytes LayoutRank::Sent() const {
           .pp = shardit::Sent(comms_.pipeline())};
 }
 
-void LayoutRank::AddState(WholeState& whole) {
-  step_.FinishGather();
+void LayoutRank::AddState(WholeState& whole) const {
   const Placement kept = state_.sharding().zero_stage == 0 ? Placement::kFlat : Placement::kShard;
   Collect(state_, state_.weights(), state_.weights_placement(), whole.weights);
   Collect(state_, state_.ema(), kept, whole.ema);

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -12,6 +13,12 @@
 #include "trainer/train/train_step.h"
 
 namespace shardit {
+
+// On GPUs, rank r on device r modulo their number: with as many devices as ranks they talk through NCCL, else staged.
+struct OnGpu {
+  Precision precision = Precision::kFp32;
+  bool graph = true;
+};
 
 struct LayoutCase {
   Conditioning conditioning = Conditioning::kAdaLnZero;
@@ -25,6 +32,7 @@ struct LayoutCase {
   bool deterministic = false;
   int steps = 10;
   int64_t depth = 6, heads = 12;
+  std::optional<OnGpu> gpu = {};  // none: on the CPU
 
   int world() const { return pp * dp * tp; }
   int64_t ResolvedMicroBatch() const;
@@ -62,17 +70,20 @@ class LayoutRank {
   const MeshCoords& coords() const { return mesh_.coords(); }
   DataBytes Sent() const;
   AllocatorStats memory() { return context_.allocator().stats(); }
+  int64_t graph_nodes() const { return step_.graph_nodes(); }
+  // Collective on GPUs: before AddState.
+  void FinishGather() { step_.FinishGather(); }
   // Adds what this rank answers for, after the last step.
-  void AddState(WholeState& whole);
+  void AddState(WholeState& whole) const;
   // The same of the last step's gradients, which are summed over the batch.
   void AddGradients(TensorsByName& whole) const;
 
  private:
   const LayoutCase layout_;
   const int64_t micro_batch_;
+  RankContext context_;
   Mesh mesh_;
   const StepComms comms_;
-  RankContext context_;
   TrainState state_;
   const Diffusion diffusion_;
   const Optimizer optimizer_;
@@ -92,6 +103,8 @@ struct LayoutOutcome {
     int64_t per_token = 0;  // of these: gradients that are partial sums over the tensor axis
     DataBytes sent;         // in the last step
     AllocatorStats memory;
+    int64_t allocations_after_two = 0;  // of memory.system_allocations, those of the first two steps
+    int64_t graph_nodes = 0;            // of the recorded step
   };
   std::vector<Rank> ranks;
 };

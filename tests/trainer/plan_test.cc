@@ -21,6 +21,7 @@ namespace {
 
 ClusterFigures Figures() {
   return {.name = "test",
+          .devices_are_cores = true,
           .devices_per_node = 8,
           .peak_flops = 1e12,
           .gemm_efficiency = 0.5,

@@ -62,6 +62,7 @@ RankExchange ExchangeOver(Communicator& comm) {
 void Observe(LayoutRank& rank, bool is_first, std::mutex& mutex, Point& point) {
   {
     const std::lock_guard lock(mutex);
+    rank.FinishGather();
     rank.AddState(point.state);
     if (is_first) {
       point.step = rank.state().step;
@@ -72,6 +73,7 @@ void Observe(LayoutRank& rank, bool is_first, std::mutex& mutex, Point& point) {
   const StepReport report = rank.Step();
   const std::lock_guard lock(mutex);
   rank.AddGradients(point.gradients);
+  rank.FinishGather();
   rank.AddState(point.after);
   if (is_first) point.report = report;
 }

@@ -71,7 +71,8 @@ int64_t PeakBytes(const Layout& layout) {
       {layout.units.block.parameters, layout.units.embedding.parameters, layout.units.final_layer.parameters}));
   const double bucket = zero == 3 ? 4 * unit_elements
                                   : std::max(4 * unit_elements, static_cast<double>(layout.parallel.bucket_mib << 20));
-  const double weights = zero == 3 ? share + copy / layout.dp() + 2 * compute * unit_elements : (copy > 0 && zero >= 1 ? share : state) + copy;
+  const double weights = zero == 3 ? share + copy / layout.dp() + 2 * compute * unit_elements
+                                   : (copy > 0 && zero >= 1 ? share : state) + copy;
   const double gradients = zero >= 2 ? share + 2 * bucket : state;
   const double rest = 3 * (zero >= 1 ? share : state);
   const UnitCosts& units = layout.units;

@@ -1,0 +1,107 @@
+// Whole training steps on GPUs, cut in every way, beside the same run on one CPU rank: the steps that are issued one by
+// one and those that a graph repeats.
+#include "core/cuda/device_query.h"
+#include "gtest/gtest.h"
+#include "tests/trainer/layout_grid.h"
+
+namespace shardit {
+namespace {
+
+constexpr int kSteps = 5;  // two as they come, then the recording and its replays
+
+LayoutCase Small(LayoutCase layout) {
+  layout.steps = kSteps;
+  layout.depth = 2;
+  layout.heads = 4;
+  return layout;
+}
+
+std::vector<LayoutCase> Layouts() {
+  return {
+      Small({}),
+      Small({.conditioning = Conditioning::kCrossAttention, .micro_batch = 12}),
+      Small({.conditioning = Conditioning::kInContext, .recompute = RecomputeMode::kSelective}),
+      Small({.conditioning = Conditioning::kAdaLn, .recompute = RecomputeMode::kFull}),
+      Small({.dp = 2, .deterministic = true}),
+      Small({.dp = 2, .zero_stage = 1, .micro_batch = 6}),
+      Small({.dp = 2, .zero_stage = 2, .micro_batch = 6}),
+      Small({.dp = 2, .zero_stage = 3, .recompute = RecomputeMode::kFull}),
+      Small({.tp = 2}),
+      Small({.tp = 2, .sequence_parallel = true}),
+      Small({.conditioning = Conditioning::kInContext, .tp = 2, .sequence_parallel = true}),
+      Small({.pp = 2, .schedule = ScheduleKind::kZeroBubbleH1}),
+      Small({.conditioning = Conditioning::kCrossAttention, .pp = 2}),
+      Small({.dp = 2, .tp = 2, .sequence_parallel = true, .zero_stage = 1}),
+  };
+}
+
+LayoutOutcome Train(LayoutCase layout, const OnGpu& gpu) {
+  layout.gpu = gpu;
+  return TrainLayout(layout);
+}
+
+LayoutCase OneRankOf(const LayoutCase& layout) {
+  return Small({.conditioning = layout.conditioning, .deterministic = layout.deterministic});
+}
+
+class CudaLayoutTest : public ::testing::TestWithParam<LayoutCase> {
+ protected:
+  void SetUp() override {
+    const int devices = static_cast<int>(cuda::Devices().size());
+    if (devices == 0) GTEST_SKIP() << "no GPU";
+    // Without NCCL there is no graph; on one device ranks are staged.
+    recordable_ = GetParam().world() == 1 || GetParam().world() <= devices;
+  }
+  bool recordable_ = false;
+};
+
+TEST_P(CudaLayoutTest, Fp32IsTheRunOfOneCpuRank) {
+  const LayoutCase layout = GetParam();
+  const LayoutOutcome cpu = TrainLayout(OneRankOf(layout)), gpu = Train(layout, {});
+  EXPECT_LT(RelativeDistance(gpu.losses, cpu.losses), 1e-5);
+  EXPECT_LT(RelativeDistance(gpu.norms, cpu.norms), 1e-4);
+  std::string worst;
+  EXPECT_LT(RelativeDistance(gpu.gradients, cpu.gradients, &worst), 2e-5) << worst;
+  EXPECT_LT(RelativeDistance(gpu.state.weights, cpu.state.weights, &worst), 1e-3) << worst;
+}
+
+TEST_P(CudaLayoutTest, GraphsRepeatTheStepToTheBit) {
+  const LayoutCase layout = GetParam();
+  for (const Precision precision : {Precision::kFp32, Precision::kBf16}) {
+    const LayoutOutcome eager = Train(layout, {.precision = precision, .graph = false});
+    const LayoutOutcome graph = Train(layout, {.precision = precision, .graph = true});
+    EXPECT_TRUE(SameBits(graph, eager)) << layout.Text();
+    for (size_t r = 0; r < graph.ranks.size(); ++r) {
+      const LayoutOutcome::Rank &replayed = graph.ranks[r], &issued = eager.ranks[r];
+      EXPECT_EQ(replayed.graph_nodes > 0, recordable_);
+      EXPECT_EQ(issued.graph_nodes, 0);
+      // The last step of a graph counts what the same step, issued, sends.
+      EXPECT_EQ(replayed.sent.dp, issued.sent.dp);
+      EXPECT_EQ(replayed.sent.tp, issued.sent.tp);
+      EXPECT_EQ(replayed.sent.pp, issued.sent.pp);
+      for (const LayoutOutcome::Rank* rank : {&replayed, &issued}) {
+        EXPECT_EQ(rank->memory.system_allocations, rank->allocations_after_two);
+      }
+    }
+  }
+}
+
+// No twin is at hand for whole steps: bounds that a wrong cast or a lost term would break, and rounding does not.
+TEST_P(CudaLayoutTest, Bf16StaysBesideFp32) {
+  const LayoutCase layout = GetParam();
+  const LayoutOutcome fp32 = TrainLayout(OneRankOf(layout)), bf16 = Train(layout, {.precision = Precision::kBf16});
+  EXPECT_LT(RelativeDistance(bf16.losses, fp32.losses), 5e-3);
+  EXPECT_GT(RelativeDistance(bf16.losses, fp32.losses), 1e-7);  // it did compute in bf16
+  std::string worst;
+  EXPECT_LT(RelativeDistance(bf16.gradients, fp32.gradients, &worst), 0.08) << worst;
+}
+
+INSTANTIATE_TEST_SUITE_P(Layouts, CudaLayoutTest, ::testing::ValuesIn(Layouts()),
+                         [](const ::testing::TestParamInfo<LayoutCase>& info) {
+                           std::string name = info.param.Text();
+                           for (char& c : name) c = std::isalnum(static_cast<unsigned char>(c)) ? c : '_';
+                           return name;
+                         });
+
+}  // namespace
+}  // namespace shardit
