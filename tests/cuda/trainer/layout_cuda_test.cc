@@ -96,6 +96,25 @@ TEST_P(CudaLayoutTest, Bf16StaysBesideFp32) {
   EXPECT_LT(RelativeDistance(bf16.gradients, fp32.gradients, &worst), 0.08) << worst;
 }
 
+class CudaDeterministicTest : public ::testing::TestWithParam<Precision> {};
+
+// On one kind of GPU, as on CPUs.
+TEST_P(CudaDeterministicTest, LayoutsHaveOneRanksBits) {
+  if (cuda::Devices().empty()) GTEST_SKIP() << "no GPU";
+  const OnGpu gpu{.precision = GetParam()};
+  const LayoutOutcome one = Train(Small({.deterministic = true}), gpu);
+  for (LayoutCase layout : {Small({.dp = 2}), Small({.dp = 2, .zero_stage = 1}), Small({.dp = 2, .zero_stage = 3}),
+                            Small({.pp = 2}), Small({.dp = 4, .zero_stage = 2})}) {
+    layout.deterministic = true;
+    EXPECT_TRUE(SameBits(Train(layout, gpu), one)) << layout.Text();
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Precisions, CudaDeterministicTest, ::testing::Values(Precision::kFp32, Precision::kBf16),
+                         [](const ::testing::TestParamInfo<Precision>& info) {
+                           return info.param == Precision::kFp32 ? "FP32" : "BF16";
+                         });
+
 INSTANTIATE_TEST_SUITE_P(Layouts, CudaLayoutTest, ::testing::ValuesIn(Layouts()),
                          [](const ::testing::TestParamInfo<LayoutCase>& info) {
                            std::string name = info.param.Text();
