@@ -1,7 +1,9 @@
 // Trains every layout of tests/trainer/layout_grid.h on thread-ranks and compares it with one rank. Prints a line a
 // layout, and writes the table as JSON and as a page of documentation. Exit code 1 where a layout is not the same run.
 //
-//   layout_grid [--steps 10] [--only TEXT] [--json FILE] [--markdown FILE]
+//   layout_grid [--steps 10] [--only TEXT] [--gpu] [--json FILE] [--markdown FILE]
+//
+// With --gpu ranks compute in fp32 on GPUs, rank r on device r modulo their number, and are compared with one CPU rank.
 #include "tests/trainer/layout_grid.h"
 
 #include <cstdio>
@@ -15,6 +17,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "core/base/file.h"
+#include "core/cuda/device_query.h"
 
 namespace shardit {
 namespace {
@@ -22,6 +25,7 @@ namespace {
 struct Options {
   int steps = 10;
   std::string only, json, markdown;
+  bool gpu = false;
 };
 
 struct Row {
@@ -114,12 +118,17 @@ bool Write(const std::string& path, const std::string& text) {
 }
 
 int Run(const Options& options) {
+  if (options.gpu && cuda::Devices().empty()) {
+    std::fprintf(stderr, "no GPU: %s\n", cuda::WhyNoDevice().c_str());
+    return 1;
+  }
   LayoutComparison comparison;
   std::vector<Row> rows;
   bool passed = true;
   for (LayoutCase layout : LayoutGrid()) {
     if (layout.Text().find(options.only) == std::string::npos) continue;
     layout.steps = options.steps;
+    if (options.gpu) layout.gpu = OnGpu{};
     rows.push_back(RowOf(layout, comparison.Compare(layout)));
     passed = passed && rows.back().passed();
     std::fprintf(stderr, "%s  %s\n", rows.back().passed() ? "ok    " : "FAILED",
@@ -138,6 +147,7 @@ int main(int argc, char** argv) {
   CLI::App app("Trains a grid of layouts and compares each with one rank");
   app.add_option("--steps", options.steps, "steps of every run")->check(CLI::PositiveNumber);
   app.add_option("--only", options.only, "only layouts whose name has this text");
+  app.add_flag("--gpu", options.gpu, "on GPUs");
   app.add_option("--json", options.json, "file for the table as JSON");
   app.add_option("--markdown", options.markdown, "file for the table as a page");
   CLI11_PARSE(app, argc, argv);

@@ -147,23 +147,25 @@ bool SameBits(const LayoutOutcome& a, const LayoutOutcome& b) {
   return a.losses == b.losses && a.norms == b.norms && a.gradients == b.gradients && a.state == b.state;
 }
 
-const LayoutOutcome& LayoutComparison::OneRank(const LayoutCase& like, int64_t micro_batch) {
-  const auto [found, missing] = one_rank_.try_emplace({like.conditioning, micro_batch, like.steps});
+const LayoutOutcome& LayoutComparison::OneRank(const LayoutCase& like, int64_t micro_batch,
+                                               const std::optional<OnGpu>& gpu) {
+  const auto [found, missing] = one_rank_.try_emplace({like.conditioning, micro_batch, like.steps, gpu.has_value()});
   if (missing) {
-    found->second = TrainLayout({.conditioning = like.conditioning, .micro_batch = micro_batch, .steps = like.steps});
+    found->second =
+        TrainLayout({.conditioning = like.conditioning, .micro_batch = micro_batch, .steps = like.steps, .gpu = gpu});
   }
   return found->second;
 }
 
 LayoutComparison::Result LayoutComparison::Compare(const LayoutCase& layout) {
   Result result{.outcome = TrainLayout(layout), .distance = {}};
-  const LayoutOutcome& one = OneRank(layout, kLayoutBatch);
+  const LayoutOutcome& one = OneRank(layout, kLayoutBatch, std::nullopt);
   LayoutDistance& distance = result.distance;
   distance.loss = RelativeDistance(result.outcome.losses, one.losses);
   distance.norm = RelativeDistance(result.outcome.norms, one.norms);
   distance.gradient = RelativeDistance(result.outcome.gradients, one.gradients, &distance.gradient_name);
   if (layout.dp == 1 && layout.tp == 1 && !layout.deterministic) {
-    distance.same_bits = SameBits(result.outcome, OneRank(layout, layout.ResolvedMicroBatch()));
+    distance.same_bits = SameBits(result.outcome, OneRank(layout, layout.ResolvedMicroBatch(), layout.gpu));
   }
   return result;
 }

@@ -17,13 +17,13 @@ std::vector<LayoutCase> LayoutGridCut();
 // All, the cut included, by world.
 std::vector<LayoutCase> LayoutGrid();
 
-// How far a layout lies from one rank of the same design that takes the whole batch at once.
+// How far a layout lies from one rank of the same design that takes the whole batch at once, on the CPU.
 struct LayoutDistance {
   double loss = 0;      // largest relative distance of a step's loss
   double norm = 0;      // of a step's global gradient norm
   double gradient = 0;  // largest relative 2-norm distance of a tensor's gradient, in the first step
   std::string gradient_name;
-  // A pipeline alone: whether every bit is that of one rank with the same micro-batches.
+  // A pipeline alone: whether every bit is that of one rank with the same micro-batches, on the same device.
   std::optional<bool> same_bits;
 };
 inline constexpr double kLayoutTolerance = 1e-5;
@@ -41,8 +41,9 @@ class LayoutComparison {
   Result Compare(const LayoutCase& layout);
 
  private:
-  const LayoutOutcome& OneRank(const LayoutCase& like, int64_t micro_batch);
-  std::map<std::tuple<Conditioning, int64_t, int>, LayoutOutcome> one_rank_;  // by design, micro-batch, steps
+  const LayoutOutcome& OneRank(const LayoutCase& like, int64_t micro_batch, const std::optional<OnGpu>& gpu);
+  // By design, micro-batch, steps, whether on a GPU.
+  std::map<std::tuple<Conditioning, int64_t, int, bool>, LayoutOutcome> one_rank_;
 };
 
 }  // namespace shardit
