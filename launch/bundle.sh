@@ -100,8 +100,7 @@ floor=${floor#GLIBC_}
 printf 'glibc_floor=%s\nuse_library_path=%s\n' "$floor" $((1 - patchelf)) >"$root/libexec/settings"
 
 # --- How they are started, and what else a user of the folder wants.
-install -m 755 launch/bundle_start.sh "$root/libexec/start"
-for program in "${programs[@]}" mpirun orted; do ln -s ../libexec/start "$root/bin/$program"; done
+for program in "${programs[@]}" mpirun orted; do install -m 755 launch/bundle_start.sh "$root/bin/$program"; done
 install -m 755 launch/bundle_gpu_check.sh "$root/bin/gpu_check"
 cp tests/bench/{compare_step,torch_step,gpu_report}.py "$root/bench/"
 cp LICENSE "$root/"

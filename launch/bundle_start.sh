@@ -1,9 +1,10 @@
 #!/bin/sh
-# The one start script of a bundle (launch/bundle.sh): bin/<program> is a link to it. Tells Open MPI, PMIx and hwloc,
+# The one start script of a bundle (launch/bundle.sh): bin/<program> is a copy of it. Tells Open MPI, PMIx and hwloc,
 # which were built for fixed places, where this folder lies, and becomes libexec/<program>; with SHARDIT_RUN_UNDER in
 # the environment (a profiler and its flags, say), that command with libexec/<program> as its argument.
-program=$(basename "$0")
-root=$(dirname "$(dirname "$(readlink -f "$0")")")
+self=$(readlink -f "$0")
+program=$(basename "$self")
+root=$(dirname "$(dirname "$self")")
 glibc_floor=2.0 use_library_path=0
 . "$root/libexec/settings"
 

@@ -86,6 +86,11 @@ def check_programs(bundle):
     t = bundle.t
     done = bundle.run("bin/shardit", "models", "--json")
     t.expect(done.returncode == 0 and len(json.loads(done.stdout)) == 48, f"models: {done.returncode} {done.stderr}")
+    link = t.folder / "shardit through a link"
+    link.unlink(missing_ok=True)
+    link.symlink_to(bundle.root / "bin/shardit")
+    done = bundle.run(link, "--version")
+    t.expect(done.returncode == 0 and done.stdout.startswith("shardit "), f"--version through a link: {done}")
     done = bundle.run(*MPIRUN, "-n", 2, "bin/shardit", "train", "--config", "configs/stripes.textproto", "--out", "run")
     t.expect(done.returncode == 0, f"train: exit code {done.returncode}: {done.stderr}")
     found = losses(bundle.root / "run")
