@@ -38,14 +38,13 @@ struct Operands {
     row_stride = 3 * d;
     width = d;
   }
-  HeadsView<float> Part(std::vector<float>& buffer, int64_t part) {
+  HeadsView Part(std::vector<float>& buffer, int64_t part) {
     return {buffer.data() + part * width, batch_stride, row_stride, shape.head_dim};
   }
-  HeadsView<const float> ConstPart(int64_t part) {
+  ConstHeadsView ConstPart(int64_t part) {
     return {qkv.data() + part * width, batch_stride, row_stride, shape.head_dim};
   }
-  template <typename T>
-  HeadsView<T> Rows(std::vector<float>& buffer) {
+  HeadsView Rows(std::vector<float>& buffer) {
     return {buffer.data(), shape.queries * width, width, shape.head_dim};
   }
 
@@ -61,13 +60,13 @@ std::pair<double, double> Time(const Case& c, int threads) {
   Workspace workspace(threads);
   CpuContext context{pool, workspace};
   const AttentionFwdArgs fwd{x.shape,        x.ConstPart(0),       x.ConstPart(1),
-                             x.ConstPart(2), x.Rows<float>(x.out), x.lse.data()};
+                             x.ConstPart(2), x.Rows(x.out), x.lse.data()};
   const AttentionBwdArgs bwd{x.shape,
                              x.ConstPart(0),
                              x.ConstPart(1),
                              x.ConstPart(2),
-                             x.Rows<const float>(x.out),
-                             x.Rows<const float>(x.d_out),
+                             x.Rows(x.out),
+                             x.Rows(x.d_out),
                              x.lse.data(),
                              x.Part(x.d_qkv, 0),
                              x.Part(x.d_qkv, 1),

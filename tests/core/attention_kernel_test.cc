@@ -34,8 +34,8 @@ struct Operand {
       }
     }
   }
-  HeadsView<float> View() { return {data.data() + offset, batch_stride, row_stride, head_stride}; }
-  HeadsView<const float> View() const { return {data.data() + offset, batch_stride, row_stride, head_stride}; }
+  HeadsView View() { return {data.data() + offset, batch_stride, row_stride, head_stride}; }
+  ConstHeadsView View() const { return {data.data() + offset, batch_stride, row_stride, head_stride}; }
   double At(int64_t n, int64_t t, int64_t h, int64_t i) const {
     return data[static_cast<size_t>(offset + n * batch_stride + t * row_stride + h * head_stride + i)];
   }
