@@ -4,6 +4,7 @@
 #include <memory>
 #include <utility>
 
+#include "core/cuda/nvtx.h"
 #include "core/ops/attention_kernel.h"
 
 namespace shardit {
@@ -71,6 +72,7 @@ class AttentionNode : public Node {
 };
 
 Var Attention(Tape& tape, Operands operands, std::vector<Var> inputs) {
+  const NvtxRange range("attention");
   const auto& [q, kv, first, width, heads] = operands;
   Tensor out = Tensor::Empty(tape.allocator(), {q.dim(0), q.dim(1), width}, q.dtype());
   const bool record = tape.Records({&inputs.front(), &inputs.back()});

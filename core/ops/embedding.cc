@@ -3,6 +3,8 @@
 #include <memory>
 #include <utility>
 
+#include "core/cuda/nvtx.h"
+
 namespace shardit {
 namespace {
 
@@ -32,6 +34,7 @@ class EmbeddingNode : public Node {
 }  // namespace
 
 Var Embedding(Tape& tape, const Var& table_VD, const Tensor& ids_N) {
+  const NvtxRange range("embedding");
   const Tensor& table = table_VD.value();
   CHECK(table.ndim() == 2 && table.is_dense() && ids_N.ndim() == 1 && ids_N.is_dense())
       << "[embedding] table " << table.shape() << ", ids " << ids_N.shape();

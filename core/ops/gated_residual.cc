@@ -3,6 +3,7 @@
 #include <memory>
 #include <utility>
 
+#include "core/cuda/nvtx.h"
 #include "core/ops/norm_kernel.h"
 #include "core/ops/norm_rows.h"
 
@@ -121,6 +122,7 @@ void CheckResidual(const char* op, const Var& x, const Var& gate, const Var& y) 
 }  // namespace
 
 Var Add(Tape& tape, const Var& a, const Var& b) {
+  const NvtxRange range("add");
   CHECK(a.shape() == b.shape() && a.value().is_dense() && b.value().is_dense())
       << "[add] a " << a.shape() << ", b " << b.shape();
   Tensor out = Tensor::Empty(tape.allocator(), a.shape(), a.value().dtype());
@@ -132,6 +134,7 @@ Var Add(Tape& tape, const Var& a, const Var& b) {
 }
 
 Var GatedResidual(Tape& tape, const Var& x_NTD, const Var& gate_ND, const Var& y_NTD) {
+  const NvtxRange range("gated_residual");
   CheckResidual("gated_residual", x_NTD, gate_ND, y_NTD);
   const Tensor& x = x_NTD.value();
   Tensor out = Tensor::Empty(tape.allocator(), x.shape(), x.dtype());
@@ -145,6 +148,7 @@ Var GatedResidual(Tape& tape, const Var& x_NTD, const Var& gate_ND, const Var& y
 
 ResidualNorm GatedResidualNorm(Tape& tape, const Var& x_NTD, const Var& gate_ND, const Var& y_NTD, const Var& shift_ND,
                                const Var& scale_ND, float eps) {
+  const NvtxRange range("gated_residual_norm");
   CheckResidual("gated_residual_norm", x_NTD, gate_ND, y_NTD);
   const Tensor& x = x_NTD.value();
   CheckImageRows("gated_residual_norm", "shift", x, shift_ND.value());

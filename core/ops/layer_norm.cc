@@ -3,6 +3,7 @@
 #include <memory>
 #include <utility>
 
+#include "core/cuda/nvtx.h"
 #include "core/ops/norm_kernel.h"
 #include "core/ops/norm_rows.h"
 
@@ -47,6 +48,7 @@ class LayerNormNode : public Node {
 };
 
 Var Forward(Tape& tape, const Var& x, const Var& scale, const Var& shift, float scale_offset, float eps) {
+  const NvtxRange range(scale_offset == 0 ? "layer_norm" : "layer_norm_modulate");
   const Tensor& xv = x.value();
   const bool record = tape.Records({&x, &scale, &shift});
   Tensor y = Tensor::Empty(tape.allocator(), xv.shape(), xv.dtype());

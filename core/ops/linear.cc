@@ -4,6 +4,7 @@
 #include <optional>
 #include <utility>
 
+#include "core/cuda/nvtx.h"
 #include "core/ops/linear_product.h"
 
 namespace shardit {
@@ -51,6 +52,7 @@ std::optional<int64_t> Stride(std::span<const Tensor> tensors) {
 
 std::vector<Tensor> LinearValues(RankContext& context, const Tensor& x, std::span<const Tensor> weights,
                                  std::span<const Tensor> biases) {
+  const NvtxRange range("linear_values");
   CHECK(!weights.empty() && weights.size() == biases.size())
       << "[linear] " << weights.size() << " weights, " << biases.size() << " biases";
   const int64_t layers = static_cast<int64_t>(weights.size()), out = weights[0].dim(0);
@@ -76,6 +78,7 @@ std::vector<Tensor> LinearValues(RankContext& context, const Tensor& x, std::spa
 }
 
 Var Linear(Tape& tape, const Var& x, const Var& w, const Var& b) {
+  const NvtxRange range("linear");
   const Tensor& xv = x.value();
   const Tensor& wv = w.value();
   CHECK(wv.ndim() == 2 && xv.dim(-1) == wv.dim(1) && xv.is_dense() && wv.is_dense())

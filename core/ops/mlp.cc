@@ -3,6 +3,7 @@
 #include <memory>
 #include <utility>
 
+#include "core/cuda/nvtx.h"
 #include "core/ops/linear_product.h"
 
 namespace shardit {
@@ -48,6 +49,7 @@ class MlpNode : public Node {
 }  // namespace
 
 Var Mlp(Tape& tape, const Var& x, const Var& w1, const Var& b1, const Var& w2, const Var& b2) {
+  const NvtxRange range("mlp");
   const Tensor& xv = x.value();
   const int64_t in = w1.dim(1), hidden = w1.dim(0), out = w2.dim(0);
   CHECK(xv.is_dense() && xv.dim(-1) == in && w2.dim(1) == hidden && b1.shape() == Shape({hidden}) &&

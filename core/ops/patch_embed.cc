@@ -1,8 +1,11 @@
 #include "core/ops/patch_embed.h"
 
+#include "core/cuda/nvtx.h"
+
 namespace shardit {
 
 Tensor Patchify(RankContext& context, const Tensor& x_NCHW, int64_t patch, DType dtype) {
+  const NvtxRange range("patchify");
   const Tensor& x = x_NCHW;
   CHECK(x.ndim() == 4 && x.is_dense() && patch >= 1 && x.dim(2) % patch == 0 && x.dim(3) % patch == 0)
       << "[patchify] x " << x.shape() << ", patch " << patch;

@@ -3,6 +3,7 @@
 #include <memory>
 #include <utility>
 
+#include "core/cuda/nvtx.h"
 #include "core/ops/linear_product.h"
 #include "core/tensor/copy_rows.h"
 
@@ -27,6 +28,7 @@ class PatchProjectionNode : public Node {
 }  // namespace
 
 Var PatchProjection(Tape& tape, const Tensor& patches_NTE, const Var& w, const Var& b, const Tensor& position_TD) {
+  const NvtxRange range("patch_projection");
   const int64_t batch = patches_NTE.dim(0), tokens = patches_NTE.dim(1), in = patches_NTE.dim(2), out = w.dim(0);
   CHECK(w.value().elements() == out * in && b.shape() == Shape({out}) && position_TD.shape() == Shape({tokens, out}))
       << "[patch_projection] patches " << patches_NTE.shape() << ", w " << w.shape() << ", b " << b.shape()

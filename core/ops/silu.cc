@@ -3,6 +3,8 @@
 #include <memory>
 #include <utility>
 
+#include "core/cuda/nvtx.h"
+
 namespace shardit {
 namespace {
 
@@ -28,6 +30,7 @@ class SiluNode : public Node {
 }  // namespace
 
 Var Silu(Tape& tape, const Var& x) {
+  const NvtxRange range("silu");
   CHECK(x.value().is_dense()) << "[silu] x " << x.shape() << " with strides " << x.value().strides();
   Tensor y = Tensor::Empty(tape.allocator(), x.shape(), x.value().dtype());
   SiluFwd({.x = x.value().ref(), .y = y.ref(), .count = y.elements()}, tape.context());

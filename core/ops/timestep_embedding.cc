@@ -2,9 +2,12 @@
 
 #include <cmath>
 
+#include "core/cuda/nvtx.h"
+
 namespace shardit {
 
 Tensor TimestepEmbedding(RankContext& context, const Tensor& t_N, int dim, DType dtype) {
+  const NvtxRange range("timestep_embedding");
   CHECK(t_N.ndim() == 1 && t_N.is_dense() && dim >= 2 && dim % 2 == 0)
       << "[timestep_embedding] t " << t_N.shape() << ", dim " << dim;
   Tensor out = Tensor::Empty(context.allocator(), {t_N.dim(0), dim}, dtype);

@@ -3,6 +3,7 @@
 #include <memory>
 #include <utility>
 
+#include "core/cuda/nvtx.h"
 #include "core/tensor/copy_rows.h"
 
 namespace shardit {
@@ -90,6 +91,7 @@ class KeepTokensNode : public Node {
 
 // Concatenates along the tokens; parts are [N, D] (one token) or [N, T, D].
 Var Join(Tape& tape, JoinKind kind, std::vector<Var> parts) {
+  const NvtxRange range("join_tokens");
   std::vector<TokenRange> ranges;
   int64_t tokens = 0;
   const int64_t images = parts[0].dim(0), width = parts[0].dim(-1);
@@ -128,6 +130,7 @@ Var StackTokens(Tape& tape, const Var& t_ND, const Var& y_ND) {
 }
 
 Var KeepTokens(Tape& tape, const Var& x_NSD, int64_t keep) {
+  const NvtxRange range("keep_tokens");
   const Tensor& x = x_NSD.value();
   CHECK(x.ndim() == 3 && x.is_dense() && keep >= 0 && keep <= x.dim(1))
       << "[keep_tokens] x " << x.shape() << ", keep " << keep;

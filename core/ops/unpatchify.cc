@@ -3,6 +3,8 @@
 #include <memory>
 #include <utility>
 
+#include "core/cuda/nvtx.h"
+
 namespace shardit {
 namespace {
 
@@ -24,6 +26,7 @@ class UnpatchifyNode : public Node {
 }  // namespace
 
 Var Unpatchify(Tape& tape, const Var& x_NTE, int64_t channels, int64_t patch, int64_t grid_h, int64_t grid_w) {
+  const NvtxRange range("unpatchify");
   const Tensor& x = x_NTE.value();
   CHECK(x.ndim() == 3 && x.is_dense() && x.dim(1) == grid_h * grid_w && x.dim(2) == patch * patch * channels)
       << "[unpatchify] x " << x.shape() << ", channels " << channels << ", patch " << patch << ", grid " << grid_h

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "core/cuda/graph.h"
+#include "core/cuda/nvtx.h"
 #include "parallel/comm/replayed_traffic.h"
 #include "trainer/train/device_batch.h"
 #include "trainer/train/device_update.h"
@@ -144,6 +145,7 @@ ReduceReport TrainStep::IssueOnDevice() {
   stage_.BeginStep(device_->batch.has_value() ? device_->batch->samples() : SampleTensors{}, device_->update.sums(),
                    state_.step);
   executor_.Run(stage_);
+  const NvtxRange range("reduce and update");
   const ReduceReport reduce = reducer_.Finish();
   if (gatherer_ != nullptr) gatherer_->FinishAll();
   device_->update.Enqueue(comms_.sums());
