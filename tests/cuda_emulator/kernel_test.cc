@@ -4,8 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <set>
-#include <string>
+#include <utility>
 #include <vector>
 
 #include "cuda_bf16.h"
@@ -13,8 +12,6 @@
 
 namespace cuda_emulator {
 namespace {
-
-using ::testing::HasSubstr;
 
 __global__ void IndexKernel(int* out) {
   const int block = static_cast<int>(blockIdx.x + gridDim.x * (blockIdx.y + gridDim.y * blockIdx.z));
@@ -36,20 +33,22 @@ __global__ void OrderKernel(int* next, int* order) {
   order[atomicAdd(next, 1)] = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
 }
 
-std::vector<int> Order(uint64_t seed) {
+std::vector<int> Order(uint64_t seed, unsigned blocks, unsigned threads) {
   SeedScope scope(seed);
   DeviceArray<int> next(std::vector<int>(1, 0)), order(std::vector<int>(256, 0));
-  Launch(OrderKernel, 4, 64, 0, nullptr, next.data(), order.data());
+  Launch(OrderKernel, blocks, threads, 0, nullptr, next.data(), order.data());
   return order.ToHost();
 }
 
 TEST(Kernel, OrderIsDrawnFromTheSeed) {
-  const std::vector<int> first = Order(1);
-  std::vector<int> sorted = first;
-  std::sort(sorted.begin(), sorted.end());
-  for (int i = 0; i < 256; ++i) EXPECT_EQ(sorted[static_cast<size_t>(i)], i);
-  EXPECT_NE(first, sorted);
-  EXPECT_NE(first, Order(2));
+  for (const auto& [blocks, threads] : {std::pair(1u, 256u), std::pair(256u, 1u)}) {
+    const std::vector<int> first = Order(1, blocks, threads);
+    std::vector<int> sorted = first;
+    std::sort(sorted.begin(), sorted.end());
+    for (int i = 0; i < 256; ++i) EXPECT_EQ(sorted[static_cast<size_t>(i)], i);
+    EXPECT_NE(first, sorted);
+    EXPECT_NE(first, Order(2, blocks, threads));
+  }
 }
 
 // Reverses a block through shared memory.
@@ -221,7 +220,8 @@ __global__ void CountKernel(int* out) {
   const int thread = static_cast<int>(threadIdx.x);
   const int sum = __shfl_xor_sync(0xffffffff, thread, 1);
   out[thread] = __syncthreads_count(thread % 2) + 100 * __syncthreads_and(thread >= 0) +
-                1000 * __syncthreads_or(thread == 69) + 10000 * __syncthreads_or(thread > 69) + 100000 * sum;
+                1000 * __syncthreads_or(thread == 69) + 10000 * __syncthreads_or(thread > 69) +
+                10000 * __syncthreads_and(thread < 69) + 100000 * sum;
 }
 
 TEST(Kernel, CountsAtBarriers) {
@@ -307,6 +307,7 @@ TEST(Launch, ChecksItsConfiguration) {
             cudaErrorInvalidValue);
   EXPECT_EQ(cudaGetLastError(), cudaErrorInvalidValue);
   EXPECT_EQ(cudaGetLastError(), cudaSuccess);
+  EXPECT_EQ(cudaFuncSetAttribute(SizeKernel, cudaFuncAttributeMaxDynamicSharedMemorySize, 48 << 10), cudaSuccess);
 }
 
 struct Parameters {

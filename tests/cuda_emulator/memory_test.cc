@@ -88,8 +88,8 @@ TEST(Memory, FreshMemoryIsNaN) {
   DeviceArray<uint32_t> device(1000);
   EXPECT_EQ(device.ToHost(), std::vector<uint32_t>(1000, 0xffffffffu));
   uint32_t* pinned = nullptr;
-  Check(cudaMallocHost(&pinned, 400));
-  EXPECT_EQ(pinned[99], 0xffffffffu);
+  Check(cudaMallocHost(&pinned, 8 << 20));  // so much that it is not memory used before
+  EXPECT_EQ(pinned[(2 << 20) - 1], 0xffffffffu);
   Check(cudaFreeHost(pinned));
 }
 

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <chrono>
 #include <functional>
 #include <numeric>
 #include <thread>
@@ -213,6 +214,16 @@ TEST(Nccl, NonBlockingCallsArePolled) {
     });
   }
   for (std::thread& thread : threads) thread.join();
+}
+
+TEST(Nccl, DeviceSynchronisationWaitsForPeers) {
+  OnRanks(2, [](Member& m) {
+    DeviceArray<int> data(std::vector<int>{1});
+    if (m.rank == 1) std::this_thread::sleep_for(std::chrono::milliseconds(100));
+    CheckNccl(ncclAllReduce(data.data(), data.data(), 1, ncclInt32, ncclSum, m.comm, m.stream));
+    Check(cudaDeviceSynchronize());
+    Check(cudaStreamQuery(m.stream));
+  });
 }
 
 // A rank whose peer never comes: aborting lets its stream go on.

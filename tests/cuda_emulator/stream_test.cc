@@ -149,7 +149,8 @@ TEST(Streams, HostFunctionsRunInOrderAndMayNotCallCuda) {
   struct Seen {
     int* number;
     int value = 0;
-    cudaError_t error = cudaSuccess;
+    cudaError_t wait_error = cudaSuccess;
+    cudaError_t free_error = cudaSuccess;
   } seen{number.data()};
   OneKernel(AddKernel, number.data(), 1, stream);
   Check(cudaLaunchHostFunc(
@@ -157,13 +158,15 @@ TEST(Streams, HostFunctionsRunInOrderAndMayNotCallCuda) {
       [](void* data) {
         Seen& seen = *static_cast<Seen*>(data);
         seen.value = *seen.number;
-        seen.error = cudaStreamSynchronize(nullptr);
+        seen.wait_error = cudaStreamSynchronize(nullptr);
+        seen.free_error = cudaFree(nullptr);
       },
       &seen));
   OneKernel(AddKernel, number.data(), 1, stream);
   Check(cudaStreamSynchronize(stream));
   EXPECT_EQ(seen.value, 2);
-  EXPECT_EQ(seen.error, cudaErrorNotPermitted);
+  EXPECT_EQ(seen.wait_error, cudaErrorNotPermitted);
+  EXPECT_EQ(seen.free_error, cudaErrorNotPermitted);
   cudaGetLastError();
   DeviceArray<int> device(1);
   EXPECT_DEATH(

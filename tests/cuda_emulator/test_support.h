@@ -1,7 +1,6 @@
 // What the emulator's tests share: launches, arrays on the device, seeds.
 #pragma once
 
-#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <utility>
