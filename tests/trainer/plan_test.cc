@@ -21,7 +21,6 @@ namespace {
 
 ClusterFigures Figures() {
   return {.name = "test",
-          .devices_are_cores = true,
           .devices_per_node = 8,
           .peak_flops = 1e12,
           .gemm_efficiency = 0.5,
@@ -31,6 +30,13 @@ ClusterFigures Figures() {
           .kernel_seconds = 1e-6,
           .intra_node = {1e-5, 1e10},
           .inter_node = {2e-5, 1e9}};
+}
+
+// Of the machine that the runs are compared with: layouts of its CPUs, not of GPUs.
+ClusterFigures CpuFigures() {
+  ClusterFigures figures = Figures();
+  figures.devices_are_cores = true;
+  return figures;
 }
 
 struct Case {
@@ -101,7 +107,7 @@ class PlannedLayout : public testing::TestWithParam<Case> {};
 
 TEST_P(PlannedLayout, MemoryAndBytesAreThoseOfARun) {
   const RunOptions options = OptionsOf(GetParam());
-  const absl::StatusOr<RunPlan> plan = PlanRun(options, Figures());
+  const absl::StatusOr<RunPlan> plan = PlanRun(options, CpuFigures());
   ASSERT_TRUE(plan.ok()) << plan.status();
   std::vector<Used> used(static_cast<size_t>(plan->shape.ranks()));
   RunThreadWorld(plan->shape.ranks(),
