@@ -44,9 +44,7 @@ struct Operands {
   ConstHeadsView ConstPart(int64_t part) {
     return {qkv.data() + part * width, batch_stride, row_stride, shape.head_dim};
   }
-  HeadsView Rows(std::vector<float>& buffer) {
-    return {buffer.data(), shape.queries * width, width, shape.head_dim};
-  }
+  HeadsView Rows(std::vector<float>& buffer) { return {buffer.data(), shape.queries * width, width, shape.head_dim}; }
 
   AttentionShape shape;
   std::vector<float> qkv, d_qkv, out, d_out, lse;
@@ -59,18 +57,10 @@ std::pair<double, double> Time(const Case& c, int threads) {
   ThreadPool pool(threads);
   Workspace workspace(threads);
   CpuContext context{pool, workspace};
-  const AttentionFwdArgs fwd{x.shape,        x.ConstPart(0),       x.ConstPart(1),
-                             x.ConstPart(2), x.Rows(x.out), x.lse.data()};
-  const AttentionBwdArgs bwd{x.shape,
-                             x.ConstPart(0),
-                             x.ConstPart(1),
-                             x.ConstPart(2),
-                             x.Rows(x.out),
-                             x.Rows(x.d_out),
-                             x.lse.data(),
-                             x.Part(x.d_qkv, 0),
-                             x.Part(x.d_qkv, 1),
-                             x.Part(x.d_qkv, 2)};
+  const AttentionFwdArgs fwd{x.shape, x.ConstPart(0), x.ConstPart(1), x.ConstPart(2), x.Rows(x.out), x.lse.data()};
+  const AttentionBwdArgs bwd{
+      x.shape,         x.ConstPart(0), x.ConstPart(1),     x.ConstPart(2),     x.Rows(x.out),
+      x.Rows(x.d_out), x.lse.data(),   x.Part(x.d_qkv, 0), x.Part(x.d_qkv, 1), x.Part(x.d_qkv, 2)};
   const double product = 1e-9 * 2 * static_cast<double>(c.batch * c.heads * c.queries * c.keys * c.head_dim);
   const double fwd_time = bench::Measure(threads, kRuns, [&] { cpu::AttentionFwd(fwd, context); }).least;
   const double bwd_time = bench::Measure(threads, kRuns, [&] { cpu::AttentionBwd(bwd, context); }).least;

@@ -65,8 +65,8 @@ class TrainStep {
   StepReport Run(const Batch& batch);
   // Micro-batches of a step on this rank.
   int64_t micro_batches() const;
-  // On a GPU collective over the data axis. The weights that forward reads are in place, on a GPU by the order of its stream, and nothing of them is under way:
-  // before other hands than Run's read or change them.
+  // On a GPU collective over the data axis. The weights that forward reads are in place, on a GPU by the order of its
+  // stream, and nothing of them is under way: before other hands than Run's read or change them.
   void FinishGather();
   // Kernels and copies of the recorded step; 0 while there is none.
   int64_t graph_nodes() const;
