@@ -5,6 +5,7 @@
 
 #include <map>
 #include <optional>
+#include <ostream>
 #include <string>
 #include <vector>
 
@@ -40,6 +41,9 @@ struct LayoutCase {
   DitConfig Model() const;
   std::string Text() const;
 };
+
+// How test reports show it.
+inline std::ostream& operator<<(std::ostream& out, const LayoutCase& layout) { return out << layout.Text(); }
 
 inline constexpr int64_t kLayoutBatch = 24;
 
