@@ -497,28 +497,7 @@ void ChooseBwd(const AttentionBwdArgs& args, CudaContext& context) {
 }  // namespace
 
 bool TensorBwd(const AttentionBwdArgs& args, CudaContext& context) {
-  switch (args.shape.head_dim) {
-    case 32:
-      ChooseBwd<32>(args, context);
-      return true;
-    case 48:
-      ChooseBwd<48>(args, context);
-      return true;
-    case 64:
-      ChooseBwd<64>(args, context);
-      return true;
-    case 72:
-      ChooseBwd<72>(args, context);
-      return true;
-    case 96:
-      ChooseBwd<96>(args, context);
-      return true;
-    case 128:
-      ChooseBwd<128>(args, context);
-      return true;
-    default:
-      return false;
-  }
+  return WithTensorHeadDim(args.shape.head_dim, [&]<int kHeadDim>() { ChooseBwd<kHeadDim>(args, context); });
 }
 
 }  // namespace shardit::cuda::attention

@@ -236,28 +236,7 @@ void ChooseFwd(const AttentionFwdArgs& args, CudaContext& context) {
 }  // namespace
 
 bool TensorFwd(const AttentionFwdArgs& args, CudaContext& context) {
-  switch (args.shape.head_dim) {
-    case 32:
-      ChooseFwd<32>(args, context);
-      return true;
-    case 48:
-      ChooseFwd<48>(args, context);
-      return true;
-    case 64:
-      ChooseFwd<64>(args, context);
-      return true;
-    case 72:
-      ChooseFwd<72>(args, context);
-      return true;
-    case 96:
-      ChooseFwd<96>(args, context);
-      return true;
-    case 128:
-      ChooseFwd<128>(args, context);
-      return true;
-    default:
-      return false;
-  }
+  return WithTensorHeadDim(args.shape.head_dim, [&]<int kHeadDim>() { ChooseFwd<kHeadDim>(args, context); });
 }
 
 }  // namespace shardit::cuda::attention

@@ -310,4 +310,31 @@ __device__ __forceinline__ void StoreStrip(const float (&outputs)[kChunks][4], c
   }
 }
 
+// The head dims that have a path on tensor cores: calls body.operator()<kHeadDim>(). False for any other.
+template <class Body>
+bool WithTensorHeadDim(int64_t head_dim, const Body& body) {
+  switch (head_dim) {
+    case 32:
+      body.template operator()<32>();
+      return true;
+    case 48:
+      body.template operator()<48>();
+      return true;
+    case 64:
+      body.template operator()<64>();
+      return true;
+    case 72:
+      body.template operator()<72>();
+      return true;
+    case 96:
+      body.template operator()<96>();
+      return true;
+    case 128:
+      body.template operator()<128>();
+      return true;
+    default:
+      return false;
+  }
+}
+
 }  // namespace shardit::cuda::attention

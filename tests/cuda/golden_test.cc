@@ -3,21 +3,18 @@
 // run none.
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
 #include <filesystem>
 #include <string>
 #include <tuple>
 #include <vector>
 
-#include "core/base/check.h"
 #include "core/cuda/device_query.h"
-#include "data/formats/safetensors.h"
 #include "gtest/gtest.h"
 #include "model/diffusion_batch.h"
 #include "parallel/comm/world.h"
 #include "tests/core/host_copy.h"
+#include "tests/trainer/golden_files.h"
 #include "trainer/parity.h"
-#include "trainer/run_config/run_config.h"
 #include "trainer/train/device_update.h"
 #include "trainer/train/optimizer.h"
 #include "trainer/weights/weights_file.h"
@@ -31,16 +28,11 @@ constexpr double kTrainingTolerance = 1e-4;
 // Losses and gradient norms in bf16, which keeps 8 bits: there is no golden of its own. Weights stay fp32.
 constexpr double kBf16Tolerance = 3e-2;
 
-std::string CasesFolder() {
-  const char* const folder = std::getenv("SHARDIT_GOLDEN_CASES");
-  return (folder != nullptr ? std::string(folder) : std::string(SHARDIT_SOURCE_DIR) + "/tests/golden/cases") + "/";
-}
-
 // Training cases, or those of one forward and backward.
 std::vector<std::string> CaseNames(bool training) {
   std::vector<std::string> names;
   std::error_code error;
-  for (const auto& entry : std::filesystem::directory_iterator(CasesFolder(), error)) {
+  for (const auto& entry : std::filesystem::directory_iterator(GoldenCases(), error)) {
     const std::string name = entry.path().filename();
     if (!name.starts_with("sample_") && name.starts_with("train_") == training) names.push_back(name);
   }
@@ -48,60 +40,20 @@ std::vector<std::string> CaseNames(bool training) {
   return names;
 }
 
-RunOptions LoadOptions(const std::string& name) {
-  const auto config = LoadRunConfig({.files = {CasesFolder() + name + "/config.textproto"}}, ConfigUse::kModel, 1);
-  CHECK(config.ok()) << config.status().message();
-  return config->options;
-}
-
-SafetensorsReader Open(const std::string& path) {
-  auto reader = SafetensorsReader::Open(path);
-  CHECK(reader.ok()) << reader.status().message();
-  return *std::move(reader);
-}
-
-Floats ReadEntry(const SafetensorsReader& file, const std::string& name) {
-  const auto entry = file.Require(name);
-  CHECK(entry.ok()) << entry.status().message();
-  Floats values(static_cast<size_t>((*entry)->elements()));
-  CHECK(file.ReadAsFloat(**entry, 0, (*entry)->elements(), values.data()).ok());
-  return values;
-}
-
-std::vector<int64_t> ReadIntegers(const SafetensorsReader& file, const std::string& name) {
-  const auto entry = file.Require(name);
-  CHECK(entry.ok()) << entry.status().message();
-  std::vector<int64_t> values(static_cast<size_t>((*entry)->elements()));
-  CHECK(file.ReadAsInt64(**entry, 0, (*entry)->elements(), values.data()).ok());
-  return values;
-}
-
-// max |a - b| / max |b|; where the reference is all zero, max |a|.
-double RelativeError(const Floats& actual, const Floats& expected) {
-  CHECK_EQ(actual.size(), expected.size());
-  double error = 0, size = 0;
-  for (size_t i = 0; i < expected.size(); ++i) {
-    if (!std::isfinite(actual[i])) return INFINITY;
-    error = std::max(error, std::abs(double{actual[i]} - double{expected[i]}));
-    size = std::max(size, std::abs(double{expected[i]}));
-  }
-  return size > 0 ? error / size : error;
-}
-
 class CudaGolden : public ::testing::TestWithParam<std::string> {};
 
 TEST_P(CudaGolden, OutputLossAndGradients) {
   if (cuda::Devices().empty()) GTEST_SKIP() << "no GPU";
-  const std::string folder = CasesFolder() + GetParam();
+  const std::string folder = GoldenCases() + GetParam();
   const std::string out = ::testing::TempDir() + "/cuda_parity_" + GetParam() + ".safetensors";
   RankContext context(Device::Cuda(0), CudaOptions{}, 1);
-  const absl::Status status =
-      RunParity(context, LoadOptions(GetParam()), folder + "/weights.safetensors", folder + "/inputs.safetensors", out);
+  const absl::Status status = RunParity(context, LoadGoldenOptions(GetParam()), folder + "/weights.safetensors",
+                                        folder + "/inputs.safetensors", out);
   ASSERT_TRUE(status.ok()) << status.message();
-  const SafetensorsReader actual = Open(out), expected = Open(folder + "/outputs.safetensors");
+  const SafetensorsReader actual = OpenTensors(out), expected = OpenTensors(folder + "/outputs.safetensors");
   EXPECT_EQ(actual.entries().size(), expected.entries().size());
   for (const SafetensorsEntry& entry : expected.entries()) {
-    EXPECT_LE(RelativeError(ReadEntry(actual, entry.name), ReadEntry(expected, entry.name)), kParityTolerance)
+    EXPECT_LE(RelativeError(ReadTensor(actual, entry.name), ReadTensor(expected, entry.name)), kParityTolerance)
         << entry.name;
   }
   std::filesystem::remove(out);
@@ -114,7 +66,7 @@ GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(CudaGolden);
 // The batches of a training case.
 struct TrainingInputs {
   explicit TrainingInputs(const SafetensorsReader& file)
-      : x(ReadEntry(file, "x")), noise(ReadEntry(file, "noise")), t(ReadIntegers(file, "t")) {
+      : x(ReadTensor(file, "x")), noise(ReadTensor(file, "noise")), t(ReadIntegers(file, "t")) {
     const std::vector<int64_t> wide = ReadIntegers(file, "y");
     y.assign(wide.begin(), wide.end());
   }
@@ -142,9 +94,9 @@ class CudaTrainingGolden : public ::testing::TestWithParam<std::tuple<std::strin
 TEST_P(CudaTrainingGolden, TwentySteps) {
   if (cuda::Devices().empty()) GTEST_SKIP() << "no GPU";
   const auto& [name, dtype] = GetParam();
-  const std::string folder = CasesFolder() + name;
+  const std::string folder = GoldenCases() + name;
   const bool bf16 = dtype == DType::kBF16;
-  const RunOptions options = LoadOptions(name);
+  const RunOptions options = LoadGoldenOptions(name);
   RankContext context(Device::Cuda(0), CudaOptions{}, 1);
   World world = SelfWorld();
   Sharding sharding = Sharding::Whole(options.model);
@@ -161,9 +113,9 @@ TEST_P(CudaTrainingGolden, TwentySteps) {
   const Optimizer optimizer(options.optimizer, options.ema, options.train.steps);
   const Diffusion diffusion(options.diffusion);
   DeviceUpdate update(context, state);
-  const TrainingInputs inputs(Open(folder + "/inputs.safetensors"));
-  const SafetensorsReader expected = Open(folder + "/outputs.safetensors");
-  const Floats losses = ReadEntry(expected, "loss"), norms = ReadEntry(expected, "grad_norm");
+  const TrainingInputs inputs(OpenTensors(folder + "/inputs.safetensors"));
+  const SafetensorsReader expected = OpenTensors(folder + "/outputs.safetensors");
+  const Floats losses = ReadTensor(expected, "loss"), norms = ReadTensor(expected, "grad_norm");
   ASSERT_EQ(losses.size(), 20u);
   const int64_t images = static_cast<int64_t>(inputs.t.size() / losses.size());
   const double tolerance = bf16 ? kBf16Tolerance : kTrainingTolerance;
@@ -188,7 +140,7 @@ TEST_P(CudaTrainingGolden, TwentySteps) {
   for (Dit* model : {&state.model(), &state.ema_model()}) {
     const std::string prefix = model == &state.model() ? "weights." : "ema.";
     for (const auto& parameter : model->parameters().all()) {
-      EXPECT_LE(RelativeError(ReadFloats(parameter->value), ReadEntry(expected, prefix + parameter->name)), tolerance)
+      EXPECT_LE(RelativeError(ReadFloats(parameter->value), ReadTensor(expected, prefix + parameter->name)), tolerance)
           << prefix << parameter->name;
     }
   }

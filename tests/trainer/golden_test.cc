@@ -2,20 +2,18 @@
 // twenty training steps and the samplers, for all four designs.
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
 #include <filesystem>
 #include <map>
 #include <string>
 #include <vector>
 
 #include "core/base/file.h"
-#include "data/formats/safetensors.h"
 #include "gtest/gtest.h"
 #include "model/diffusion_batch.h"
 #include "model/sampler.h"
 #include "parallel/comm/world.h"
+#include "tests/trainer/golden_files.h"
 #include "trainer/parity.h"
-#include "trainer/run_config/run_config.h"
 #include "trainer/train/optimizer.h"
 #include "trainer/train/train_state.h"
 #include "trainer/weights/weights_file.h"
@@ -25,7 +23,7 @@ namespace {
 
 constexpr double kParityTolerance = 2e-5;
 constexpr double kTrainingTolerance = 1e-4;
-const std::string kCases = std::string(SHARDIT_SOURCE_DIR) + "/tests/golden/cases/";
+const std::string kCases = GoldenCases();
 
 // Cases whose name starts with `prefix`, or does not start with any of the other kinds' prefixes.
 std::vector<std::string> CaseNames(const std::string& prefix) {
@@ -39,43 +37,8 @@ std::vector<std::string> CaseNames(const std::string& prefix) {
   return names;
 }
 
-RunOptions LoadOptions(const std::string& name) {
-  const auto config = LoadRunConfig({.files = {kCases + name + "/config.textproto"}}, ConfigUse::kModel, 1);
-  CHECK(config.ok()) << config.status().message();
-  return config->options;
-}
-
-std::vector<float> ReadTensor(const SafetensorsReader& file, const std::string& name) {
-  const auto entry = file.Require(name);
-  CHECK(entry.ok()) << entry.status().message();
-  std::vector<float> values(static_cast<size_t>((*entry)->elements()));
-  CHECK(file.ReadAsFloat(**entry, 0, (*entry)->elements(), values.data()).ok());
-  return values;
-}
-
-std::vector<int64_t> ReadIntegers(const SafetensorsReader& file, const std::string& name) {
-  const auto entry = file.Require(name);
-  CHECK(entry.ok()) << entry.status().message();
-  std::vector<int64_t> values(static_cast<size_t>((*entry)->elements()));
-  CHECK(file.ReadAsInt64(**entry, 0, (*entry)->elements(), values.data()).ok());
-  return values;
-}
-
 SafetensorsReader OpenCase(const std::string& name, const std::string& file) {
-  auto reader = SafetensorsReader::Open(kCases + name + "/" + file + ".safetensors");
-  CHECK(reader.ok()) << reader.status().message();
-  return *std::move(reader);
-}
-
-// max |a - b| / max |b|; where the reference is all zero, max |a|.
-double RelativeError(const float* actual, const std::vector<float>& expected) {
-  double error = 0.0, size = 0.0;
-  for (size_t i = 0; i < expected.size(); ++i) {
-    if (!std::isfinite(actual[i])) return INFINITY;
-    error = std::max(error, std::abs(static_cast<double>(actual[i]) - static_cast<double>(expected[i])));
-    size = std::max(size, std::abs(static_cast<double>(expected[i])));
-  }
-  return size > 0.0 ? error / size : error;
+  return OpenTensors(kCases + name + "/" + file + ".safetensors");
 }
 
 class ParityCase : public ::testing::TestWithParam<std::string> {};
@@ -84,8 +47,8 @@ TEST_P(ParityCase, OutputLossAndGradients) {
   RankContext context(2);
   const std::string out = ::testing::TempDir() + "/parity_" + GetParam() + ".safetensors";
   const std::string folder = kCases + GetParam();
-  const absl::Status status =
-      RunParity(context, LoadOptions(GetParam()), folder + "/weights.safetensors", folder + "/inputs.safetensors", out);
+  const absl::Status status = RunParity(context, LoadGoldenOptions(GetParam()), folder + "/weights.safetensors",
+                                        folder + "/inputs.safetensors", out);
   ASSERT_TRUE(status.ok()) << status.message();
   const auto actual = SafetensorsReader::Open(out);
   ASSERT_TRUE(actual.ok());
@@ -104,7 +67,7 @@ INSTANTIATE_TEST_SUITE_P(Golden, ParityCase, ::testing::ValuesIn(CaseNames("")),
 class ActivationCase : public ::testing::TestWithParam<std::string> {};
 
 TEST_P(ActivationCase, AfterEmbeddingAndEveryBlock) {
-  const RunOptions options = LoadOptions(GetParam());
+  const RunOptions options = LoadGoldenOptions(GetParam());
   RankContext context(1);
   Dit model(options.model);
   model.parameters().Allocate(context.allocator());
@@ -147,7 +110,7 @@ class TrainingCase : public ::testing::TestWithParam<std::string> {};
 
 // Twenty steps of AdamW and EMA on given batches.
 TEST_P(TrainingCase, TwentySteps) {
-  const RunOptions options = LoadOptions(GetParam());
+  const RunOptions options = LoadGoldenOptions(GetParam());
   RankContext context(2);
   World world = SelfWorld();
   TrainState state(options.model, context.allocator());
@@ -252,7 +215,7 @@ void CompareSteps(const std::string& variant, const RunOptions& options, const D
 }
 
 TEST_P(SamplingCase, StepForStep) {
-  const RunOptions options = LoadOptions(GetParam());
+  const RunOptions options = LoadGoldenOptions(GetParam());
   RankContext context(1);
   Dit model(options.model);
   model.parameters().Allocate(context.allocator());
