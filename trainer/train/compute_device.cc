@@ -21,13 +21,12 @@ absl::Status Refuse(std::string message) { return WithExitCode(absl::InvalidArgu
 absl::Status CheckGpu(const World& world) {
   if (!cuda::Built()) {
     return Refuse(
-        "train.device: CUDA, but this program was built without CUDA code; build it where nvcc is found, or set "
-        "train.device to CPU");
+        "CUDA is asked for (train.device, --device), but this program was built without CUDA code; build it where nvcc "
+        "is found, or ask for CPU");
   }
   if (cuda::Devices().empty()) {
-    return Refuse(absl::StrCat("train.device: CUDA, but host ", world.host_name(),
-                               " has no GPU that the driver shows; `shardit doctor` says more, or set train.device to "
-                               "CPU"));
+    return Refuse(absl::StrCat("CUDA is asked for (train.device, --device), but host ", world.host_name(),
+                               " has no GPU that the driver shows; `shardit doctor` says more, or ask for CPU"));
   }
   return absl::OkStatus();
 }
