@@ -70,12 +70,10 @@ std::string DescribeDevice(Device device, const CpuShare& share) {
 }
 
 RankContext MakeRankContext(const RankDevice& device, const CpuShare& share) {
-  // Parts of the arena that no request fits cost a few percent.
-  constexpr double kSlack = 1.02;
   const CudaOptions cuda{.tf32 = device.precision == Precision::kTf32,
                          .deterministic = device.deterministic,
                          .tune_products = device.tune && !device.deterministic,
-                         .reserve_bytes = static_cast<int64_t>(kSlack * static_cast<double>(device.planned_bytes))};
+                         .reserve_bytes = device.reserve_bytes};
   return device.device.is_cpu() ? RankContext(share.threads, share.cpus)
                                 : RankContext(device.device, cuda, share.threads, share.cpus);
 }

@@ -27,7 +27,7 @@ std::string DescribeDevice(Device device, const CpuShare& share);
 
 struct RankDevice {
   Device device;              // that ChooseDevice gave
-  int64_t planned_bytes = 0;  // of a GPU, reserved at once; 0: taken as it is asked for
+  int64_t reserve_bytes = 0;  // of a GPU, taken at once; 0: as it is asked for
   Precision precision = Precision::kFp32;
   bool deterministic = false;
   // Matrix products may be timed to choose among algorithms: to be off where ranks must compute the same bits from the

@@ -55,9 +55,9 @@ absl::StatusOr<std::unique_ptr<TrainingRun>> TrainingRun::Create(World& world, c
   absl::StatusOr<Data> data = OpenData(request.config.options);
   RETURN_IF_ERROR(AgreeStatus(world.comm(), data.status()));
   RETURN_IF_ERROR(RunGuards::AgreeOnStart(world, request.config, *data->training));
-  ASSIGN_OR_RETURN(const int64_t planned_bytes, PlanMemory(world, request.config.options, device));
+  ASSIGN_OR_RETURN(const int64_t reserve_bytes, PlanMemory(world, request.config.options, device));
   auto run = std::unique_ptr<TrainingRun>(new TrainingRun(
-      world, request, {device, planned_bytes, train.precision, train.deterministic, /*tune=*/mesh->shape().tp == 1},
+      world, request, {device, reserve_bytes, train.precision, train.deterministic, /*tune=*/mesh->shape().tp == 1},
       *std::move(mesh), *std::move(data)));
   RETURN_IF_ERROR(run->LoadOrInitialize());
   return run;
@@ -95,7 +95,7 @@ TrainingRun::TrainingRun(World& world, const TrainRequest& request, const RankDe
   if (!request_.trace.empty()) context_.timeline().Enable();
   SetFailureReport([this] { return LastOperations(); });
   if (context_.on_cuda()) {
-    context_.allocator().set_advice([this, budget = MemoryBudget(world, device.device) + device.planned_bytes] {
+    context_.allocator().set_advice([this, budget = MemoryBudget(world, device.device) + device.reserve_bytes] {
       return MemoryAdvice(options_, mesh_.shape(), budget);
     });
   }
@@ -113,7 +113,9 @@ absl::StatusOr<int64_t> TrainingRun::PlanMemory(World& world, const RunOptions& 
   }
   const absl::Status agreed = AgreeStatus(world.comm(), fits);
   if (!agreed.ok()) return fits.ok() ? WithExitCode(agreed, ExitCode::kUsage) : fits;
-  return planned;
+  // Parts of the arena that no request fits cost a few percent.
+  constexpr double kSlack = 1.02;
+  return std::min(static_cast<int64_t>(kSlack * static_cast<double>(planned)), budget);
 }
 
 TrainingRun::~TrainingRun() { SetFailureReport(nullptr); }

@@ -41,8 +41,8 @@ class TrainingRun {
   };
   TrainingRun(World& world, const TrainRequest& request, const RankDevice& device, Mesh mesh, Data data);
 
-  // Bytes that the rank will need of its GPU, by plan; 0 on a CPU. Before anything large is allocated, a run that would
-  // not fit is refused with the changes that would make it.
+  // Bytes that the rank is to take of its GPU, by plan; 0 on a CPU. Before anything large is allocated, a run that
+  // would not fit is refused with the changes that would make it.
   static absl::StatusOr<int64_t> PlanMemory(World& world, const RunOptions& options, Device device);
   // For the report of a failed CHECK.
   std::string LastOperations();
