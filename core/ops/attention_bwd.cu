@@ -171,22 +171,10 @@ struct QueryRows {
         }
       }
     }
-    if (valid < kStepKeys) Mask(grads, valid);
+    if (valid < kStepKeys) MaskColumns(grads, valid, 0.0f);
     uint32_t packed[kStrips][kColumns / 2][4];
     PackWeights(grads, packed);
     MultiplyColumns<kHeadDim>(dq, packed, keys);
-  }
-
-  __device__ __forceinline__ static void Mask(float (&grads)[kStrips][kColumns][4], int valid) {
-#pragma unroll
-    for (int j = 0; j < kColumns; ++j) {
-#pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        if (8 * j + 2 * Place() + e % 2 < valid) continue;
-#pragma unroll
-        for (int s = 0; s < kStrips; ++s) grads[s][j][e] = 0.0f;
-      }
-    }
   }
 
   __device__ __forceinline__ void Store(const BwdParams& p, int item, int first) const {

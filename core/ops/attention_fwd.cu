@@ -62,7 +62,7 @@ struct QueryRows {
   __device__ __forceinline__ void Step(const Bf16* keys, const Bf16* values, int valid, float scale_log2) {
     float scores[kStrips][kColumns][4];
     MultiplyRows(scores, q, keys);
-    if (valid < kStepKeys) Mask(scores, valid);
+    if (valid < kStepKeys) MaskColumns(scores, valid, -INFINITY);
     MoveShift(scores, scale_log2);
 #pragma unroll
     for (int s = 0; s < kStrips; ++s) {
@@ -78,18 +78,6 @@ struct QueryRows {
     uint32_t weights[kStrips][kColumns / 2][4];
     PackWeights(scores, weights);
     MultiplyColumns<kHeadDim>(out, weights, values);
-  }
-
-  __device__ __forceinline__ static void Mask(float (&scores)[kStrips][kColumns][4], int valid) {
-#pragma unroll
-    for (int j = 0; j < kColumns; ++j) {
-#pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        if (8 * j + 2 * Place() + e % 2 < valid) continue;
-#pragma unroll
-        for (int s = 0; s < kStrips; ++s) scores[s][j][e] = -INFINITY;
-      }
-    }
   }
 
   __device__ __forceinline__ void MoveShift(const float (&scores)[kStrips][kColumns][4], float scale_log2) {

@@ -310,6 +310,20 @@ __device__ __forceinline__ void StoreStrip(const float (&outputs)[kChunks][4], c
   }
 }
 
+// Strips of scores, or their gradients: columns from `valid` on get the value.
+template <int kStrips, int kColumns>
+__device__ __forceinline__ void MaskColumns(float (&scores)[kStrips][kColumns][4], int valid, float value) {
+#pragma unroll
+  for (int j = 0; j < kColumns; ++j) {
+#pragma unroll
+    for (int e = 0; e < 4; ++e) {
+      if (8 * j + 2 * Place() + e % 2 < valid) continue;
+#pragma unroll
+      for (int s = 0; s < kStrips; ++s) scores[s][j][e] = value;
+    }
+  }
+}
+
 // The head dims that have a path on tensor cores: calls body.operator()<kHeadDim>(). False for any other.
 template <class Body>
 bool WithTensorHeadDim(int64_t head_dim, const Body& body) {
