@@ -3,7 +3,6 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include <climits>
 #include <cstdio>
 #include <span>
 #include <string>
@@ -19,6 +18,7 @@
 #include "core/tensor/device_memory.h"
 #include "launch/build_info.h"
 #include "launch/command_line.h"
+#include "launch/machine/shell.h"
 #include "nlohmann/json.hpp"
 
 namespace shardit {
@@ -31,19 +31,6 @@ struct Finding {
 };
 
 constexpr char kProbeAnswer[] = "shardit probe: 2 ranks";
-
-std::string OwnPath() {
-  char path[PATH_MAX];
-  const ssize_t length = readlink("/proc/self/exe", path, sizeof(path));
-  return length > 0 ? std::string(path, static_cast<size_t>(length)) : "shardit";
-}
-
-// A path as one word of a shell command.
-std::string ShellWord(const std::string& text) {
-  std::string word = "'";
-  for (const char c : text) word += c == '\'' ? std::string("'\\''") : std::string(1, c);
-  return word + "'";
-}
 
 // Whether the launch line starts two ranks that find each other.
 bool Works(const std::string& launcher) {

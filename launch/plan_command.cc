@@ -3,8 +3,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "core/base/status_macros.h"
-#include "launch/cluster_file.h"
 #include "launch/command_line.h"
+#include "launch/machine/cluster_file.h"
 #include "nlohmann/json.hpp"
 #include "trainer/plan/layout_search.h"
 #include "trainer/plan/measure_machine.h"

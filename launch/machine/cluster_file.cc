@@ -1,4 +1,4 @@
-#include "launch/cluster_file.h"
+#include "launch/machine/cluster_file.h"
 
 #include "absl/strings/str_cat.h"
 #include "configs/cluster.pb.h"
