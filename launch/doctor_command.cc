@@ -1,9 +1,7 @@
 // shardit doctor: what works on this machine, and the line that starts several ranks on it.
 #include <sys/sysinfo.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
-#include <cstdio>
 #include <span>
 #include <string>
 #include <thread>
@@ -18,7 +16,7 @@
 #include "core/tensor/device_memory.h"
 #include "launch/build_info.h"
 #include "launch/command_line.h"
-#include "launch/machine/shell.h"
+#include "launch/machine/launch_line.h"
 #include "nlohmann/json.hpp"
 
 namespace shardit {
@@ -30,27 +28,11 @@ struct Finding {
   std::string detail;
 };
 
-constexpr char kProbeAnswer[] = "shardit probe: 2 ranks";
-
-// Whether the launch line starts two ranks that find each other.
-bool Works(const std::string& launcher) {
-  const std::string command =
-      absl::StrCat("timeout 60 ", launcher, " -n 2 ", ShellWord(OwnPath()), " doctor --probe 2>/dev/null");
-  std::FILE* pipe = popen(command.c_str(), "r");
-  if (pipe == nullptr) return false;
-  std::string answer;
-  char part[256];
-  while (std::fgets(part, sizeof(part), pipe) != nullptr) answer += part;
-  return pclose(pipe) == 0 && answer.find(kProbeAnswer) != std::string::npos;
-}
-
-Finding FindLaunchLine(int world_size) {
+Finding ExamineRanks(int world_size) {
   if (world_size > 1) return {"ranks", true, absl::StrCat(world_size, " ranks of this launch line found each other")};
-  for (const char* line : {"mpirun", "mpirun --oversubscribe --bind-to none",
-                           "mpirun --allow-run-as-root --oversubscribe --bind-to none"}) {
-    if (Works(line)) return {"ranks", true, absl::StrCat(line, " -n 2 shardit train ...")};
-  }
-  return {"ranks", false, "no launch line started two ranks; is openmpi-bin installed? try: mpirun -n 2 hostname"};
+  const absl::StatusOr<std::string> line = FindLaunchLine(2);
+  if (!line.ok()) return {"ranks", false, std::string(line.status().message())};
+  return {"ranks", true, absl::StrCat(*line, " -n 2 shardit train ...")};
 }
 
 std::string InstructionSet() {
@@ -163,7 +145,7 @@ std::vector<Finding> Examine(int world_size) {
                       !free_bytes.ok() ? std::string(free_bytes.status().message())
                                        : absl::StrCat(writable ? "writable, " : "not writable, ", *free_bytes >> 20,
                                                       " MiB free in the current folder")});
-  findings.push_back(FindLaunchLine(world_size));
+  findings.push_back(ExamineRanks(world_size));
   return findings;
 }
 
