@@ -10,6 +10,7 @@ packages=(
   # libraries
   libopenmpi-dev openmpi-bin libhdf5-dev libprotobuf-dev protobuf-compiler libabsl-dev libspdlog-dev libfmt-dev
   libhwy-dev libhwloc-dev nlohmann-json3-dev libcli11-dev libpng-dev zlib1g-dev
+  libopenblas-dev liblapacke-dev
   # data of the quickstart
   dataset-fashion-mnist
 )

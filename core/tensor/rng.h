@@ -24,6 +24,7 @@ enum class RngPurpose : uint32_t {
   kSampler = 8,     // stream = sample index, element = step * latent elements + element
   kSamplerLabel = 9,
   kValidation = 10,
+  kBootstrap = 11,  // stream = replicate, element = draw
   kTest = 100,
 };
 
