@@ -40,15 +40,45 @@ Var Pool2d(Tape& tape, const Var& x_NHWC, PoolKind kind, const PoolWindow& windo
 // The mean over all pixels: [N, C].
 Var GlobalAveragePool(Tape& tape, const Var& x_NHWC);
 
+// Half-open; empty where end <= begin.
+struct PoolRange {
+  int begin = 0;
+  int end = 0;
+  SHARDIT_HOST_DEVICE int size() const { return end - begin; }
+};
+
+// One side of the images.
+struct PoolSide {
+  int kernel = 1;
+  int stride = 1;
+  int pad = 0;
+  int pixels = 0;   // of x
+  int windows = 0;  // pixels of y
+
+  // The pixels of a window that lie inside the image: one or more.
+  SHARDIT_HOST_DEVICE PoolRange PixelsOf(int window) const {
+    const int begin = window * stride - pad, end = begin + kernel;
+    return {begin > 0 ? begin : 0, end < pixels ? end : pixels};
+  }
+  // The windows that hold a pixel.
+  SHARDIT_HOST_DEVICE PoolRange WindowsOver(int pixel) const {
+    const int last = (pixel + pad) / stride, before = pixel + pad - kernel;  // `before` ends the last one that is over
+    return {before < 0 ? 0 : before / stride + 1, last < windows ? last + 1 : windows};
+  }
+};
+
 struct PoolShape {
   PoolKind kind = PoolKind::kMax;
-  PoolWindow window;
+  PoolSide rows;
+  PoolSide columns;
   int64_t images = 0;
-  int64_t height = 0;  // of x; under 2^31 pixels an image
-  int64_t width = 0;
   int64_t channels = 0;
-  int64_t out_height = 0;
-  int64_t out_width = 0;
+
+  // What the sum of a window is divided by.
+  SHARDIT_HOST_DEVICE float Divisor(PoolRange in_rows, PoolRange in_columns) const {
+    return static_cast<float>(kind == PoolKind::kAverage ? rows.kernel * columns.kernel
+                                                         : in_rows.size() * in_columns.size());
+  }
 };
 
 struct Pool2dFwdArgs {

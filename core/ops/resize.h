@@ -10,8 +10,8 @@
 //   and is the mean of pixels floor(s) and floor(s) + 1, weighted by their nearness; the last pixel goes on beyond the
 //   image.
 // s is computed in fp32, every step rounded, as the frameworks do: among hundreds of pixels an exact s would move the
-// weights by 1e-5. Pixels of weight 0 are not read, so that equal sizes copy. No smoothing when an image shrinks. The
-// same bits on both backends and for every number of threads.
+// weights by 1e-5. Equal sizes copy. No smoothing when an image shrinks. The same bits on both backends and for every
+// number of threads.
 // No gradient: images are data. Failure: shapes that do not fit, and empty images, are a CHECK.
 #pragma once
 
@@ -50,7 +50,7 @@ SHARDIT_HOST_DEVICE inline ResizeTap TapOf(const ResizeSide& side, int out) {
   const int last = side.in - 1;
   const int near = static_cast<int>(at) < last ? static_cast<int>(at) : last;
   const float far_weight = fminf(at - static_cast<float>(near), 1.0f);
-  return {near, far_weight > 0 && near < last ? near + 1 : near, far_weight};
+  return {near, near < last ? near + 1 : last, far_weight};
 }
 
 struct ResizeBilinearArgs {
