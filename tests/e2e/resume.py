@@ -93,12 +93,33 @@ def check_signals(t, config):
         out = f"signal_{int(number)}"
         command = [t.program, "train", "--config", str(config), "--out", out, "--set", "train.steps=100000"]
         process = subprocess.Popen(command, cwd=t.folder, stderr=subprocess.DEVNULL)
-        while not (t.folder / out / "checkpoints" / "0000003").exists() and process.poll() is None:
+        while not any((t.folder / out / "checkpoints").glob("[0-9]" * 7)) and process.poll() is None:
             time.sleep(0.01)
         os.kill(process.pid, number)
         t.expect(process.wait(timeout=60) == 75, f"signal {int(number)}: exit code {process.returncode}")
         stopped = steps_logged(t.folder / out)[-1]
         t.expect(checkpoint_bytes(t.folder / out, stopped), f"signal {int(number)}: nothing saved at step {stopped}")
+
+
+def check_job_end(t, config):
+    """A run that knows when its job ends stops in time, with its state saved, and the next job goes on."""
+    os.environ["SHARDIT_JOB_END"] = str(time.time() + 12)  # the margin is 5 s
+    stopped = train(t, config, "job_end", ["train.steps=100000", "checkpoint.every_steps=0"], ranks=2, code=75)
+    if os.environ.get("SHARDIT_LONG_TESTS"):
+        t.expect(time.time() < float(os.environ["SHARDIT_JOB_END"]), "job end: the run outlived its job")
+    t.expect("before the end of the job" in stopped.stderr, f"job end: {stopped.stderr}")
+    step = steps_logged(t.folder / "job_end")[-1]
+    t.expect(step > 1 and checkpoint_bytes(t.folder / "job_end", step), f"job end: nothing saved at step {step}")
+    # A job that is over before it begins computes nothing, and the run is not harmed.
+    os.environ["SHARDIT_JOB_END"] = str(time.time() - 1)
+    train(t, config, "job_end", ["train.steps=100000"], code=75)
+    t.expect(steps_logged(t.folder / "job_end")[-1] == step, "job end: a late job did steps")
+    os.environ["SHARDIT_JOB_END"] = "soon"
+    refused = train(t, config, "job_end", ["train.steps=100000"], code=64)
+    t.expect("SHARDIT_JOB_END" in refused.stderr, f"job end: {refused.stderr}")
+    del os.environ["SHARDIT_JOB_END"]
+    train(t, config, "job_end", [f"train.steps={step + 3}"])
+    t.expect(steps_logged(t.folder / "job_end") == list(range(1, step + 4)), "job end: rows lost or repeated")
 
 
 def check_other_layouts(t, config):
@@ -147,6 +168,7 @@ def main():
     config = t.write_config("base.textproto", BASE % "data.h5")
     check_options(t, config)
     check_signals(t, config)
+    check_job_end(t, config)
     check_other_layouts(t, config)
     check_refusals(t, config)
     check_weights(t, config)

@@ -55,15 +55,18 @@ absl::StatusOr<std::unique_ptr<TrainingRun>> TrainingRun::Create(World& world, c
   absl::StatusOr<Data> data = OpenData(request.config.options);
   RETURN_IF_ERROR(AgreeStatus(world.comm(), data.status()));
   RETURN_IF_ERROR(RunGuards::AgreeOnStart(world, request.config, *data->training));
+  const absl::StatusOr<std::optional<double>> job_end = JobEnd::FromEnvironment();
+  RETURN_IF_ERROR(AgreeStatus(world.comm(), job_end.status()));
   ASSIGN_OR_RETURN(const int64_t reserve_bytes, PlanMemory(world, request.config.options, device));
   auto run = std::unique_ptr<TrainingRun>(new TrainingRun(
       world, request, {device, reserve_bytes, train.precision, train.deterministic, /*tune=*/mesh->shape().tp == 1},
-      *std::move(mesh), *std::move(data)));
+      *std::move(mesh), *std::move(data), *job_end));
   RETURN_IF_ERROR(run->LoadOrInitialize());
   return run;
 }
 
-TrainingRun::TrainingRun(World& world, const TrainRequest& request, const RankDevice& device, Mesh mesh, Data data)
+TrainingRun::TrainingRun(World& world, const TrainRequest& request, const RankDevice& device, Mesh mesh, Data data,
+                         std::optional<double> job_end)
     : world_(world),
       request_(request),
       options_(request_.config.options),
@@ -90,6 +93,7 @@ TrainingRun::TrainingRun(World& world, const TrainRequest& request, const RankDe
              .numerics = &guards_.numerics(),
              .cuda_graph = options_.train.cuda_graph}),
       evaluation_(context_, state_, comms_, diffusion_, options_),
+      job_end_(job_end, ParameterCount(options_.model) * kSavedBytesPerParameter / world.size()),
       peak_flops_(PeakFlops(device.device)) {
   BindToShare(share_);
   if (!request_.trace.empty()) context_.timeline().Enable();
@@ -228,16 +232,16 @@ absl::Status TrainingRun::OpenReporter(const std::optional<Resumed>& resumed) {
   return absl::OkStatus();
 }
 
-TrainingRun::Decision TrainingRun::AgreeOnNextStep(bool stop, bool data_failed) {
-  int32_t flags[2] = {stop ? 1 : 0, data_failed ? 1 : 0};
+TrainingRun::Decision TrainingRun::AgreeOnNextStep(StopReason stop, bool data_failed) {
+  int32_t flags[2] = {static_cast<int32_t>(stop), data_failed ? 1 : 0};
   // World, before the step: a rank that wants to stop, or has no batch, must not leave others in a reduction.
   comms_.control().AllReduce(flags, flags, 2, ReduceOp::kMax, {.tag = "flags", .control = true}).Wait();
-  return {flags[0] != 0, flags[1] != 0};
+  return {static_cast<StopReason>(flags[0]), flags[1] != 0};
 }
 
 absl::Status TrainingRun::Loop() {
   RETURN_IF_ERROR(guards_.StartWatching(comms_.all()));
-  ASSIGN_OR_RETURN(const bool stopped, RunSteps());
+  ASSIGN_OR_RETURN(const StopReason stop, RunSteps());
   // Nothing was computed since: after a signal during the start-up the next start stands where this one did.
   if (last_saved_step_ != state_.step && state_.step != first_step_) RETURN_IF_ERROR(SaveCheckpoint());
   guards_.beacon().Enter(Phase::kSave, state_.step);
@@ -245,8 +249,15 @@ absl::Status TrainingRun::Loop() {
   ReportCheckpoint();
   guards_.StopWatching();
   RETURN_IF_ERROR(WriteTrace());
-  if (!stopped) return absl::OkStatus();
-  const std::string why = stop_signal_.requested() ? absl::StrCat(" by ", std::string(stop_signal_.name())) : "";
+  return stop == StopReason::kNone ? absl::OkStatus() : Stopped(stop);
+}
+
+absl::Status TrainingRun::Stopped(StopReason reason) const {
+  const std::string_view signal = stop_signal_.name();  // empty where another rank got it
+  const std::string why = reason == StopReason::kJobEnd                      ? " before the end of the job"
+                          : reason == StopReason::kSignal && !signal.empty() ? absl::StrCat(" by ", std::string(signal))
+                          : reason == StopReason::kSignal                    ? " by a signal"
+                                                                             : "";
   return WithExitCode(
       absl::AbortedError(absl::StrCat("stopped", why, " at step ", state_.step, " of ", options_.train.steps,
                                       " with its state saved; run the same command to go on")),
@@ -260,25 +271,33 @@ absl::StatusOr<const Batch*> TrainingRun::NextBatch() {
   return loader_->Next();
 }
 
-absl::StatusOr<bool> TrainingRun::RunSteps() {
+absl::StatusOr<TrainingRun::StopReason> TrainingRun::RunSteps() {
   while (state_.step < options_.train.steps) {
     const Clock::time_point begin = Clock::now();
     context_.timeline().BeginStep(state_.step);
     guards_.beacon().Enter(Phase::kDataWait, state_.step + 1);
     const absl::StatusOr<const Batch*> batch = NextBatch();
-    const bool enough = request_.stop_after > 0 && state_.step - first_step_ >= request_.stop_after;
     guards_.beacon().Enter(Phase::kCollective, state_.step + 1);
-    const Decision decision = AgreeOnNextStep(stop_signal_.requested() || enough, !batch.ok());
+    const Decision decision = AgreeOnNextStep(WantsToStop(), !batch.ok());
     if (decision.data_failed) {
       const absl::Status agreed = AgreeStatus(world_.comm(), batch.status());
       return WithExitCode(agreed, ExitCode::kIo);
     }
-    if (decision.stop) return true;
+    if (decision.stop != StopReason::kNone) return decision.stop;
     bytes_before_ = comms_.BytesSent();
     const StepReport report = step_.Run(**batch);
     RETURN_IF_ERROR(AfterStep(report, **batch, begin));
+    job_end_.TurnTook(1e-3 * Milliseconds(Clock::now() - begin));
   }
-  return false;
+  return StopReason::kNone;
+}
+
+TrainingRun::StopReason TrainingRun::WantsToStop() const {
+  if (stop_signal_.requested()) return StopReason::kSignal;
+  const double unix_now = std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
+  if (job_end_.MustStop(unix_now)) return StopReason::kJobEnd;
+  const bool enough = request_.stop_after > 0 && state_.step - first_step_ >= request_.stop_after;
+  return enough ? StopReason::kLimit : StopReason::kNone;
 }
 
 absl::Status TrainingRun::WriteTrace() {
@@ -461,7 +480,9 @@ absl::Status TrainingRun::SaveCheckpoint() {
 
 void TrainingRun::ReportCheckpoint() {
   const std::optional<CheckpointTiming> timing = checkpointer_->TakeReport();
-  if (reporter_ == nullptr || !timing.has_value()) return;
+  if (!timing.has_value()) return;
+  job_end_.SaveTook(1e-3 * (timing->stall_ms + timing->write_ms));
+  if (reporter_ == nullptr) return;
   LOG_INFO("saved {}: stalled {:.1f} ms, written in {:.0f} ms", timing->save.folder, timing->stall_ms,
            timing->write_ms);
   for (const std::string& line : timing->save.warnings) LOG_WARN("checkpoint {}: {}", timing->save.step, line);

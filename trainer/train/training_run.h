@@ -14,6 +14,7 @@
 #include "trainer/train/compute_device.h"
 #include "trainer/train/cpu_share.h"
 #include "trainer/train/ema_evaluation.h"
+#include "trainer/train/job_end.h"
 #include "trainer/train/run_folder.h"
 #include "trainer/train/run_guards.h"
 #include "trainer/train/sample_log.h"
@@ -39,7 +40,8 @@ class TrainingRun {
   struct Data {
     std::shared_ptr<const Dataset> training, validation;  // validation: null where there is none
   };
-  TrainingRun(World& world, const TrainRequest& request, const RankDevice& device, Mesh mesh, Data data);
+  TrainingRun(World& world, const TrainRequest& request, const RankDevice& device, Mesh mesh, Data data,
+              std::optional<double> job_end);
 
   // Bytes that the rank is to take of its GPU, by plan; 0 on a CPU. Before anything large is allocated, a run that
   // would not fit is refused with the changes that would make it.
@@ -54,15 +56,19 @@ class TrainingRun {
 
   // The next step's samples; none where no end of the chain lives on this rank.
   absl::StatusOr<const Batch*> NextBatch();
+  // Why a run stops before a step; the greatest that any rank has is the reason of all.
+  enum class StopReason : int32_t { kNone, kLimit, kJobEnd, kSignal };
+  StopReason WantsToStop() const;
   // What all ranks decide together before a step.
   struct Decision {
-    bool stop = false;
+    StopReason stop = StopReason::kNone;
     bool data_failed = false;
   };
-  Decision AgreeOnNextStep(bool stop, bool data_failed);
+  Decision AgreeOnNextStep(StopReason stop, bool data_failed);
   absl::Status WriteTrace();
-  // Until the end or a stop; true: stopped.
-  absl::StatusOr<bool> RunSteps();
+  // Until the end (kNone) or a stop.
+  absl::StatusOr<StopReason> RunSteps();
+  absl::Status Stopped(StopReason reason) const;
   absl::Status OpenSampleLog();
   absl::Status AfterStep(const StepReport& report, const Batch& batch, StepReport::Time step_begin);
   absl::Status JudgeNumbers(const StepReport& report, const Batch& batch);
@@ -95,6 +101,7 @@ class TrainingRun {
   std::unique_ptr<RunReporter> reporter_;  // rank 0
   std::optional<SampleLog> sample_log_;    // where asked for
   StopSignal stop_signal_;
+  JobEnd job_end_;
   int64_t first_step_ = 0;  // state_.step when this start began
   int64_t last_saved_step_ = -1;
   const double peak_flops_;        // of this rank's device; not a number where it is not tabulated
