@@ -1,5 +1,6 @@
 // 8-bit images: PNG files through libpng, and grids of samples with labels. Pixels are row-major, interleaved, 1
-// channel (grey) or 3 (RGB). All functions are pure or touch only the named file.
+// channel (grey) or 3 (RGB). All functions are pure or touch only the named file. Writing: png.cc; reading:
+// png_reader.cc.
 #pragma once
 
 #include <cstdint>
@@ -25,6 +26,24 @@ struct Image {
 absl::StatusOr<std::string> EncodePng(const Image& image);
 // Atomically: a viewer never sees half a picture.
 absl::Status WritePng(FileSystem& fs, const std::string& path, const Image& image);
+
+// Files to be read are untrusted. Accepted are grey and RGB of up to 8 bits and palettes (which become RGB), interlaced
+// or not, of at most kMaxPngPixels pixels and no more than the file's bytes can hold. Refused, with InvalidArgument
+// that says the rule: alpha or a transparent colour, 16 bits, and a gAMA other than sRGB's, which viewers apply and
+// other readers do not. Colour profiles are ignored. A damaged or truncated file is DataLoss.
+constexpr int64_t kMaxPngPixels = int64_t{1} << 26;
+
+struct PngHeader {
+  int64_t height = 0;
+  int64_t width = 0;
+  int64_t channels = 1;  // after decoding
+};
+// What DecodePng would give, from what comes before the pixels; `start` is the file, or the start of it.
+absl::StatusOr<PngHeader> ParsePngHeader(absl::string_view start, int64_t file_bytes);
+absl::StatusOr<Image> DecodePng(absl::string_view file);
+// The same of files; messages name the file.
+absl::StatusOr<PngHeader> ReadPngHeader(const std::string& path);
+absl::StatusOr<Image> ReadPng(const std::string& path);
 
 struct GridOptions {
   int64_t columns = 10;

@@ -1,8 +1,10 @@
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <png.h>
 #include <stdlib.h>
 
 #include <string>
+#include <utility>
 
 #include "data/formats/png.h"
 
@@ -48,6 +50,64 @@ TEST(Png, WritesAtomically) {
   EXPECT_EQ(WritePng(PosixFileSystem(), "/nonexistent/x.png", Image{1, 2, 1, {0, 255}}).code(),
             absl::StatusCode::kNotFound);
   EXPECT_TRUE(RemoveTree(PosixFileSystem(), root).ok());
+}
+
+// Files of tests/data/formats_golden/make_png.py.
+std::string Golden(const std::string& name) {
+  return std::string(SHARDIT_SOURCE_DIR) + "/tests/data/formats_golden/png_" + name + ".png";
+}
+
+TEST(Png, ReadsWhatOthersWrite) {
+  for (const std::string name : {"grey", "rgb", "rgb_srgb_gamma", "palette"}) {
+    const auto image = ReadPng(Golden(name));
+    ASSERT_TRUE(image.ok()) << image.status();
+    EXPECT_EQ(image->channels, name == "grey" ? 1 : 3);
+    ASSERT_EQ(image->height, 4);
+    ASSERT_EQ(image->width, 5);
+    for (size_t i = 0; i < image->pixels.size(); ++i) {
+      const size_t channels = static_cast<size_t>(image->channels), pixel = i / channels;
+      ASSERT_EQ(image->pixels[i], 40 * (pixel / 5) + 9 * (pixel % 5) + 40 * (i % channels)) << name << " " << i;
+    }
+    const auto header = ReadPngHeader(Golden(name));
+    ASSERT_TRUE(header.ok()) << header.status();
+    EXPECT_EQ(header->channels, image->channels);
+    EXPECT_EQ(header->height, 4);
+    EXPECT_EQ(header->width, 5);
+  }
+  const auto bits = ReadPng(Golden("grey_1_bit"));
+  ASSERT_TRUE(bits.ok()) << bits.status();
+  EXPECT_EQ(std::vector<uint8_t>(bits->pixels.begin(), bits->pixels.begin() + 5),
+            (std::vector<uint8_t>{255, 0, 255, 255, 0}));
+}
+
+TEST(Png, ReadsWhatItWrites) {
+  const Image image{3, 2, 3, {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 255}};
+  const auto back = DecodePng(EncodePng(image).value());
+  ASSERT_TRUE(back.ok()) << back.status();
+  EXPECT_EQ(back->pixels, image.pixels);
+}
+
+TEST(Png, RefusesByRule) {
+  const std::pair<const char*, const char*> cases[] = {
+      {"refused_gamma", "gamma 100000"}, {"refused_alpha", "alpha"},           {"refused_transparent", "transparent"},
+      {"refused_16_bits", "16 bits"},    {"refused_bomb", "cannot come from"}, {"refused_huge", "pixels"}};
+  for (const auto& [name, rule] : cases) {
+    const auto image = ReadPng(Golden(name));
+    EXPECT_EQ(image.status().code(), absl::StatusCode::kInvalidArgument) << name;
+    EXPECT_THAT(std::string(image.status().message()),
+                testing::AllOf(testing::HasSubstr(rule), testing::HasSubstr(name)));
+    EXPECT_EQ(ReadPngHeader(Golden(name)).status(), image.status());
+  }
+}
+
+TEST(Png, NamesDamage) {
+  const std::string file = ReadWholeFile(Golden("rgb"), 1 << 20).value();
+  for (size_t bytes = 0; bytes < file.size() - 12; ++bytes) {  // without IEND it may still be whole
+    EXPECT_FALSE(DecodePng(file.substr(0, bytes)).ok()) << bytes;
+  }
+  std::string flipped = file;
+  flipped[flipped.size() - 24] ^= 1;  // in the compressed pixels
+  EXPECT_EQ(DecodePng(flipped).status().code(), absl::StatusCode::kDataLoss);
 }
 
 uint8_t PixelAt(const Image& image, int64_t y, int64_t x, int64_t channel = 0) {
