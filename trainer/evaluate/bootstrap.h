@@ -17,8 +17,9 @@
 
 namespace shardit {
 
-// How often each of `count` samples is drawn in replicate `replicate`: count numbers whose sum is count.
-std::vector<uint32_t> ResampleCounts(uint64_t seed, int64_t replicate, int64_t count);
+// How often each sample of a range is drawn, within the range, in replicate `replicate`: samples.size() numbers (>= 1)
+// whose sum is samples.size().
+std::vector<uint32_t> ResampleCounts(uint64_t seed, int64_t replicate, Range samples);
 
 // The Frechet distance between the reference and each replicate of a range, in their order; ranks take ranges and
 // concatenate. `rows` needs two rows. A replicate costs count dim^2 + some 10 dim^3 flops.

@@ -1,7 +1,8 @@
 // Extracted features on disk, so that an interrupted evaluation goes on where it stopped. A folder holds one file for
 // every chunk of consecutive samples; which samples a chunk holds depends on the chunk size alone, never on the ranks.
 //
-//   chunk-000012.features    header (FeatureStore::kHeaderBytes), then float32 [count, features + spatial + logits]
+//   chunk-000012.features    header (FeatureStore::kHeaderBytes), then float32 features [count, feature_dim], spatial
+//                            [count, spatial_dim] and logits [count, logit_dim], little-endian
 //
 // The header names what the features were made of (a key, sizes) and has a CRC32C of itself and of the data. A file
 // that is damaged, or whose header says anything else than asked for, counts as absent, with a warning: its chunk is

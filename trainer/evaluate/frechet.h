@@ -29,7 +29,7 @@ class FrechetReference {
   // InvalidArgument (exit code 77) where a number is not finite.
   static absl::StatusOr<FrechetReference> Create(const Gaussian& gaussian);
 
-  // InvalidArgument where dims differ (65) or a number is not finite (77). 4 dim^3 flops and dim eigenvalues.
+  // InvalidArgument where dims differ or a number is not finite (exit code 77). 4 dim^3 flops and dim eigenvalues.
   absl::StatusOr<double> DistanceTo(const Gaussian& other) const;
 
   int64_t dim() const { return static_cast<int64_t>(mean_.size()); }

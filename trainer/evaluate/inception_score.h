@@ -54,16 +54,20 @@ class InceptionScoreSums {
 
  private:
   absl::Status AddToSplit(int64_t split, int64_t first, const float* logits, int64_t count);
-  const double* RowOf(int64_t split, int64_t replicate) const;
-  double SplitScore(int64_t split, int64_t replicate) const;
-  double MeanScore(int64_t replicate) const;
+  void LoadWeights(int64_t split, Range range);
+  // Row 0 of a split is the set itself, row r replicate r - 1.
+  double SplitScore(int64_t split, int64_t row) const;
+  std::vector<double> SplitScores(int64_t row) const;
 
   InceptionScoreOptions options_;
   int64_t splits_ = 1;
-  int64_t row_ = 0;
-  // For every split, and in it for the set itself and then every replicate, a row of classes + 2: the sum of the
-  // softmax, the sum over samples of sum_y p log p, and the number of samples.
+  int64_t row_ = 0;  // numbers a row of sums_
+  // For every split and every row of it: the sum of the softmax [classes], the sum over samples of sum_y p log p, and
+  // the number of samples.
   std::vector<double> sums_;
+  // How often each sample of a split counts in each of its rows; kept while samples of the same split come.
+  std::vector<double> weights_;
+  int64_t weights_split_ = -1;
 };
 
 }  // namespace shardit

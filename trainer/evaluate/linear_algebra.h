@@ -14,11 +14,17 @@ namespace shardit {
 // sets its share (CpuShare::threads) before it computes a score, so that ranks of one host do not oversubscribe it.
 void SetLinearAlgebraThreads(int threads);
 
-// out [n, m] = a [n, k] b [m, k]^T + beta * out. `lda`, `ldb` and `ldo` are row strides in elements.
-void MultiplyTransposed(int64_t n, int64_t m, int64_t k, const double* a, int64_t lda, const double* b, int64_t ldb,
-                        double beta, double* out, int64_t ldo);
-// out [n, m] = a [n, k] b [k, m] + beta * out, densely stored.
-void Multiply(int64_t n, int64_t m, int64_t k, const double* a, const double* b, double beta, double* out);
+// A row-major matrix in memory: `stride` elements from one row to the next.
+struct MatrixView {
+  const double* data = nullptr;
+  int64_t rows = 0, columns = 0;
+  int64_t stride = 0;
+};
+
+// out [a.rows, b.rows] = a b^T, rows of `out` `stride` elements apart. Equal columns (CHECK).
+void MultiplyTransposed(const MatrixView& a, const MatrixView& b, double* out, int64_t stride);
+// out [a.rows, b.columns] = a b + beta * out. a.columns == b.rows (CHECK).
+void Multiply(const MatrixView& a, const MatrixView& b, double beta, double* out, int64_t stride);
 // The upper triangle of out [dim, dim] += rows^T rows, with rows [count, dim]. The lower triangle is left alone.
 void AddOuterProducts(int64_t count, int64_t dim, const double* rows, double* out);
 
@@ -27,9 +33,8 @@ struct EigenSystem {
   std::vector<double> values;
   std::vector<double> vectors;
 };
-// Of the symmetric `matrix` [dim, dim], of which one triangle is read. LAPACK's divide and conquer (dsyevd); backward
-// stable: the values are off by some 1e-16 of the largest. ResourceExhausted where it does not converge, which finite
-// input has never been seen to do. Input must be finite (CHECK).
+// Of the symmetric `matrix` [dim, dim], dim >= 1, of finite numbers (CHECK). LAPACK's divide and conquer (dsyevd),
+// backward stable: values are off by some 1e-16 of the largest. Internal where it does not converge.
 absl::StatusOr<EigenSystem> SymmetricEigen(std::vector<double> matrix, int64_t dim);
 absl::StatusOr<std::vector<double>> SymmetricEigenvalues(std::vector<double> matrix, int64_t dim);
 

@@ -41,7 +41,7 @@ class Moments {
   // Sum of outer products over count - 1, as numpy.cov(rows, rowvar=False). Needs two rows: InvalidArgument.
   absl::StatusOr<Gaussian> Estimate() const;
 
-  // For messages between ranks: 8 (3 + dim + dim (dim + 1) / 2) bytes, little-endian.
+  // For messages between ranks: 8 (2 + dim + dim (dim + 1) / 2) bytes, little-endian.
   std::string Serialize() const;
   // Refuses, as InvalidArgument, what Serialize of `dim` dims cannot have written.
   static absl::StatusOr<Moments> Parse(absl::string_view bytes, int64_t dim);

@@ -25,7 +25,7 @@ absl::StatusOr<bool> HoldsStatistics(const std::string& path);
 
 // Refuses, naming file and array: wrong shapes or dims above kMaxStatisticsDim, damage (the archive's checksums),
 // numbers that are not finite, a negative variance, and asymmetry above 1e-4 of the largest variance (fp32 rounding is
-// below; the two triangles are averaged). NotFound where an array is missing. Exit code 65.
+// below; the two triangles are averaged). NotFound where an array is missing.
 absl::StatusOr<ReferenceStatistics> ReadStatisticsFile(const std::string& path);
 
 // Atomic: the file appears whole or not at all.
