@@ -26,6 +26,7 @@ struct TaskRecord {
   std::string stage;     // the last that was begun
   int64_t attempts = 0;  // starts of a child, over all stages and all time
   int64_t stalled = 0;   // starts in a row that brought the stage no further
+  int64_t progress = 0;  // of the stage, when it was last started
   int last_exit_code = 0;
   std::string message;  // why it stopped or failed; empty where it did not
   std::string host;     // of the last attempt

@@ -18,6 +18,7 @@ enum class ExitCode : int {
   kHang = 76,
   kNumerics = 77,
   kDoNotRequeue = 78,
+  kTasksFailed = 79,  // a study: some of its tasks failed, the others are done
 };
 
 // The same error, bound to leave with `code`. OK stays OK. A code attached earlier (closer to the cause) is kept.

@@ -10,7 +10,6 @@
 #include "core/base/math.h"
 
 namespace shardit {
-namespace {
 
 std::vector<int> AllowedCpus() {
   cpu_set_t set;
@@ -22,8 +21,6 @@ std::vector<int> AllowedCpus() {
   }
   return cpus;
 }
-
-}  // namespace
 
 std::vector<int> PartOfCpus(const std::vector<int>& mine, int index, int sharers) {
   const int64_t count = static_cast<int64_t>(mine.size());

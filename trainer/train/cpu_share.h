@@ -23,6 +23,9 @@ CpuShare DivideCpus(World& world, int64_t threads);
 // is a matter of speed.
 void BindToShare(const CpuShare& share);
 
+// Logical processors that the calling thread may run on, ascending; empty where the system does not say.
+std::vector<int> AllowedCpus();
+
 // The pure part: this rank's part of `mine` when the ranks with equal masks are `sharers` and this is number `index`.
 std::vector<int> PartOfCpus(const std::vector<int>& mine, int index, int sharers);
 

@@ -1,0 +1,137 @@
+#include "launch/study/task_record.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <ctime>
+
+#include "absl/strings/str_cat.h"
+#include "core/base/file.h"
+#include "core/base/status_macros.h"
+#include "nlohmann/json.hpp"
+#include "trainer/run_config/exit_code.h"
+
+namespace shardit {
+namespace {
+
+constexpr int64_t kMaxRecordBytes = 1 << 20;
+constexpr std::array<std::string_view, 5> kNames = {"missing", "running", "interrupted", "finished", "failed"};
+
+std::string RecordPath(const std::string& folder) { return JoinPath(folder, "task.json"); }
+std::string LockPath(const std::string& folder) { return JoinPath(folder, "task.lock"); }
+
+std::string Now() {
+  const std::time_t now = std::time(nullptr);
+  std::tm utc{};
+  gmtime_r(&now, &utc);
+  char text[32] = "";
+  std::strftime(text, sizeof(text), "%Y-%m-%dT%H:%M:%SZ", &utc);
+  return text;
+}
+
+std::string HostName() {
+  char name[256] = "";
+  gethostname(name, sizeof(name) - 1);
+  return name;
+}
+
+struct flock WholeFile() {
+  struct flock lock {};
+  lock.l_type = F_WRLCK;
+  lock.l_whence = SEEK_SET;
+  return lock;
+}
+
+bool IsLocked(const std::string& folder) {
+  const int descriptor = open(LockPath(folder).c_str(), O_RDWR | O_CLOEXEC | O_NOFOLLOW);
+  if (descriptor < 0) return false;
+  struct flock lock = WholeFile();
+  const bool locked = fcntl(descriptor, F_OFD_GETLK, &lock) == 0 && lock.l_type != F_UNLCK;
+  close(descriptor);
+  return locked;
+}
+
+std::string Text(const nlohmann::json& json, const char* key) {
+  const auto found = json.find(key);
+  return found != json.end() && found->is_string() ? found->get<std::string>() : "";
+}
+
+int64_t Number(const nlohmann::json& json, const char* key) {
+  const auto found = json.find(key);
+  return found != json.end() && found->is_number_integer() ? found->get<int64_t>() : 0;
+}
+
+TaskRecord Damaged() {
+  TaskRecord record{.state = TaskState::kInterrupted};
+  record.message = "task.json is damaged";
+  return record;
+}
+
+}  // namespace
+
+std::string_view Name(TaskState state) { return kNames[static_cast<size_t>(state)]; }
+
+TaskRecord ReadTaskRecord(const std::string& folder) {
+  if (KindOfPath(RecordPath(folder)) == PathKind::kMissing) return {};
+  const auto text = ReadWholeFile(RecordPath(folder), kMaxRecordBytes, RandomAccessFile::Links::kRefuse);
+  if (!text.ok()) return Damaged();
+  const nlohmann::json json = nlohmann::json::parse(*text, nullptr, /*allow_exceptions=*/false);
+  if (!json.is_object()) return Damaged();
+  TaskRecord record;
+  const std::string state = Text(json, "state");
+  size_t index = 0;
+  while (index < kNames.size() && kNames[index] != state) ++index;
+  if (index == kNames.size()) return Damaged();
+  record.state = static_cast<TaskState>(index);
+  record.stage = Text(json, "stage");
+  record.attempts = Number(json, "attempts");
+  record.stalled = Number(json, "stalled");
+  record.progress = Number(json, "progress");
+  record.last_exit_code = static_cast<int>(Number(json, "last_exit_code"));
+  record.message = Text(json, "message");
+  record.host = Text(json, "host");
+  record.begun = Text(json, "begun");
+  record.changed = Text(json, "changed");
+  if (record.state == TaskState::kRunning && record.host == HostName() && !IsLocked(folder)) {
+    record.state = TaskState::kInterrupted;
+    record.message = "its process ended without a word";
+  }
+  return record;
+}
+
+absl::Status WriteTaskRecord(const std::string& folder, TaskRecord* record) {
+  record->changed = Now();
+  record->host = HostName();
+  if (record->begun.empty()) record->begun = record->changed;
+  const nlohmann::ordered_json json = {{"state", std::string(Name(record->state))},
+                                       {"stage", record->stage},
+                                       {"attempts", record->attempts},
+                                       {"stalled", record->stalled},
+                                       {"progress", record->progress},
+                                       {"last_exit_code", record->last_exit_code},
+                                       {"message", record->message},
+                                       {"host", record->host},
+                                       {"begun", record->begun},
+                                       {"changed", record->changed}};
+  // A host's name or a message need not be UTF-8.
+  const std::string text = json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace);
+  return AtomicWriteFile(PosixFileSystem(), RecordPath(folder), text + "\n");
+}
+
+absl::StatusOr<std::unique_ptr<TaskLock>> TaskLock::Take(const std::string& folder) {
+  RETURN_IF_ERROR(MakeFolders(PosixFileSystem(), folder));
+  const std::string path = LockPath(folder);
+  const int descriptor = open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0666);
+  if (descriptor < 0) return ErrnoStatus(errno, absl::StrCat("cannot open ", Quoted(path)));
+  std::unique_ptr<TaskLock> taken(new TaskLock(descriptor));
+  struct flock lock = WholeFile();
+  if (fcntl(descriptor, F_OFD_SETLK, &lock) == 0 || (errno != EAGAIN && errno != EACCES)) return taken;
+  return WithExitCode(absl::AlreadyExistsError(absl::StrCat("another process works on ", Quoted(folder))),
+                      ExitCode::kCannotCreate);
+}
+
+TaskLock::~TaskLock() { close(descriptor_); }
+
+}  // namespace shardit
