@@ -13,6 +13,7 @@
 #include "absl/strings/str_split.h"
 #include "core/base/check.h"
 #include "core/base/status_macros.h"
+#include "google/protobuf/text_format.h"
 
 namespace shardit {
 namespace {
@@ -139,18 +140,28 @@ absl::Status SetScalar(const std::string& path, const std::string& value, const 
   }
 }
 
-// The number whose range is checked: the value, or the length of a string.
-std::optional<double> RangedNumber(const Message& message, const FieldDescriptor& field) {
+// A ranged value as it is written.
+std::string ValueText(const Message& message, const FieldDescriptor& field, int index) {
+  std::string text;
+  google::protobuf::TextFormat::PrintFieldValueToString(message, &field, field.is_repeated() ? index : -1, &text);
+  return text;
+}
+
+// The number whose range is checked: the value, or the length of a string. `index` is the element of a list.
+std::optional<double> RangedNumber(const Message& message, const FieldDescriptor& field, int index) {
   const Reflection& reflection = *message.GetReflection();
+  const bool list = field.is_repeated();
   switch (field.cpp_type()) {
     case FieldDescriptor::CPPTYPE_INT64:
-      return static_cast<double>(reflection.GetInt64(message, &field));
+      return static_cast<double>(list ? reflection.GetRepeatedInt64(message, &field, index)
+                                      : reflection.GetInt64(message, &field));
     case FieldDescriptor::CPPTYPE_DOUBLE:
-      return reflection.GetDouble(message, &field);
+      return list ? reflection.GetRepeatedDouble(message, &field, index) : reflection.GetDouble(message, &field);
     case FieldDescriptor::CPPTYPE_FLOAT:
-      return reflection.GetFloat(message, &field);
+      return list ? reflection.GetRepeatedFloat(message, &field, index) : reflection.GetFloat(message, &field);
     case FieldDescriptor::CPPTYPE_STRING:
-      return static_cast<double>(reflection.GetString(message, &field).size());
+      return static_cast<double>(
+          (list ? reflection.GetRepeatedString(message, &field, index) : reflection.GetString(message, &field)).size());
     default:
       return std::nullopt;
   }
@@ -169,6 +180,40 @@ std::string RangeText(const config::Range& range, const FieldDescriptor& field) 
   }
   return absl::StrCat(range.open_min() ? "above " : "", NumberText(range.min(), field), " to ",
                       range.open_max() ? "below " : "", NumberText(range.max(), field));
+}
+
+absl::Status CheckRangesBelow(const Message& message, const std::string& prefix);
+
+// One value of a field: the field itself, or an element of a list.
+absl::Status CheckValue(const Message& message, const FieldDescriptor& field, int index, const std::string& path) {
+  const Reflection& reflection = *message.GetReflection();
+  if (field.cpp_type() == FieldDescriptor::CPPTYPE_MESSAGE) {
+    return CheckRangesBelow(field.is_repeated() ? reflection.GetRepeatedMessage(message, &field, index)
+                                                : reflection.GetMessage(message, &field),
+                            path);
+  }
+  if (!field.options().HasExtension(config::range)) return absl::OkStatus();
+  const config::Range& range = field.options().GetExtension(config::range);
+  const std::optional<double> number = RangedNumber(message, field, index);
+  if (!number.has_value() || InRange(*number, range)) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(path, ": expected ", RangeText(range, field), ", got ",
+                                                 PrintableName(ValueText(message, field, index))));
+}
+
+absl::Status CheckRangesBelow(const Message& message, const std::string& prefix) {
+  const Reflection& reflection = *message.GetReflection();
+  for (int i = 0; i < message.GetDescriptor()->field_count(); ++i) {
+    const FieldDescriptor& field = *message.GetDescriptor()->field(i);
+    const std::string path = prefix.empty() ? std::string(field.name()) : absl::StrCat(prefix, ".", field.name());
+    if (field.is_repeated()) {
+      for (int k = 0; k < reflection.FieldSize(message, &field); ++k) {
+        RETURN_IF_ERROR(CheckValue(message, field, k, absl::StrCat(path, "[", k, "]")));
+      }
+    } else if (reflection.HasField(message, &field)) {
+      RETURN_IF_ERROR(CheckValue(message, field, 0, path));
+    }
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace
@@ -271,6 +316,10 @@ absl::Status SetField(const std::string& assignment, Message* root) {
           absl::StrCat("unknown field ", PrintableName(path), "; ",
                        SuggestField(*root->GetDescriptor(), *message->GetDescriptor(), prefix, parts[i])));
     }
+    if (field->is_repeated()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(PrintableName(path), ": ", parts[i], " is a list; give it in the file"));
+    }
     const bool is_section = field->cpp_type() == FieldDescriptor::CPPTYPE_MESSAGE;
     if (is_section == (i + 1 == parts.size())) {
       return absl::InvalidArgumentError(absl::StrCat(PrintableName(path), ": ", parts[i], " is ", DescribeType(*field),
@@ -282,18 +331,7 @@ absl::Status SetField(const std::string& assignment, Message* root) {
   }
 }
 
-absl::Status CheckRanges(const Message& root) {
-  for (const ConfigField& field : ConfigFields(*root.GetDescriptor())) {
-    if (!IsSet(root, field) || !field.field->options().HasExtension(config::range)) continue;
-    const config::Range& range = field.field->options().GetExtension(config::range);
-    const std::optional<double> number = RangedNumber(*Holder(root, field.path), *field.field);
-    if (number.has_value() && !InRange(*number, range)) {
-      return absl::InvalidArgumentError(absl::StrCat(field.path, ": expected ", RangeText(range, *field.field),
-                                                     ", got ", PrintableName(FieldText(root, field))));
-    }
-  }
-  return absl::OkStatus();
-}
+absl::Status CheckRanges(const Message& root) { return CheckRangesBelow(root, ""); }
 
 void FillDefaults(Message* message) {
   const Reflection& reflection = *message->GetReflection();

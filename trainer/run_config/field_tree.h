@@ -1,5 +1,5 @@
 // What descriptors know about a configuration message: fields by dotted path, their types, ranges, defaults and resume
-// rules. Pure functions of the message; nothing here names a field.
+// rules. Pure functions of the message; nothing here names a field. Lists (repeated fields) are known where it is said.
 #pragma once
 
 #include <string>
@@ -35,10 +35,11 @@ std::string FieldText(const google::protobuf::Message& root, const ConfigField& 
 // True when the field itself (not only its section) is set.
 bool IsSet(const google::protobuf::Message& root, const ConfigField& field);
 
-// Applies "a.b=value". InvalidArgument names path, expectation and value.
+// Applies "a.b=value"; lists are not to be set so. InvalidArgument names path, expectation and value.
 absl::Status SetField(const std::string& assignment, google::protobuf::Message* root);
 
-// Checks the range of every field that is set. InvalidArgument names the first one outside.
+// Checks the range of every field that is set, lists and what is in them included ("grid[0].patch[1]"). InvalidArgument
+// names the first one outside.
 absl::Status CheckRanges(const google::protobuf::Message& root);
 
 // Sets every unset field that has a default in its declaration, at any depth.

@@ -1,0 +1,22 @@
+// What a study reads in run folders that may be half written, damaged or gone: everything that can be read, nothing
+// that cannot.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "nlohmann/json.hpp"
+
+namespace shardit {
+
+// The rows of metrics.jsonl in order of their steps; damaged lines, and what follows the first 256 MiB, are left out.
+std::vector<nlohmann::ordered_json> ReadMetrics(const std::string& run_folder);
+
+// A JSON document of at most 64 MiB; nullopt where it is not there or is none.
+std::optional<nlohmann::ordered_json> ReadJson(const std::string& path);
+
+// The number `object[key]`; `otherwise` where there is none.
+double NumberOr(const nlohmann::ordered_json& object, const char* key, double otherwise);
+
+}  // namespace shardit
