@@ -1,10 +1,9 @@
 #include "trainer/sample.h"
 
 #include <algorithm>
-#include <cstring>
-#include <numeric>
-#include <optional>
+#include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
@@ -13,78 +12,23 @@
 #include "core/base/math.h"
 #include "core/base/status_macros.h"
 #include "data/formats/npz.h"
-#include "data/formats/safetensors.h"
 #include "parallel/comm/agree_status.h"
-#include "trainer/checkpoint_export.h"
 #include "trainer/image_set.h"
+#include "trainer/model_sampler.h"
 #include "trainer/run_config/exit_code.h"
-#include "trainer/run_config/run_config.h"
 #include "trainer/train/compute_device.h"
 #include "trainer/train/cpu_share.h"
-#include "trainer/train/state_checkpoint.h"
-#include "trainer/weights/weights_file.h"
 
 namespace shardit {
 namespace {
 
-// Samples of one forward pass where the caller leaves it open: enough rows to fill the kernels, few enough for the
-// caches.
-constexpr int64_t kDefaultBatch = 16;
-
-struct LoadedModel {
-  RunOptions options;
-  std::unique_ptr<Dit> model;
-};
-
-absl::StatusOr<LoadedModel> LoadWeightFile(RankContext& context, const SampleRequest& request) {
-  absl::StatusOr<ResolvedConfig> config = absl::UnknownError("");
-  if (!request.config_path.empty()) {
-    config = LoadRunConfig({.files = {request.config_path}}, ConfigUse::kModel, 1);
-  } else {
-    ASSIGN_OR_RETURN(const SafetensorsReader file, SafetensorsReader::Open(request.checkpoint));
-    const auto text = file.metadata().find(kConfigMetadataKey);
-    if (text == file.metadata().end()) {
-      return WithExitCode(absl::InvalidArgumentError(
-                              absl::StrCat(Quoted(request.checkpoint),
-                                           " carries no model configuration (a weight file "
-                                           "alone does not say how many heads there are); give it with --config FILE")),
-                          ExitCode::kUsage);
-    }
-    config = ParseRunConfig(text->second, "configuration in " + Quoted(request.checkpoint), ConfigUse::kModel, 1);
-  }
-  RETURN_IF_ERROR(config.status());
-  LoadedModel loaded{config->options, std::make_unique<Dit>(config->options.model)};
-  loaded.model->PlaceConstants(context.allocator());
-  loaded.model->parameters().Allocate(context.allocator());
-  RETURN_IF_ERROR(LoadWeights(request.checkpoint, *loaded.model));
-  return loaded;
-}
-
-absl::StatusOr<LoadedModel> LoadCheckpoint(RankContext& context, const SampleRequest& request) {
-  ASSIGN_OR_RETURN(const CheckpointReader reader, OpenCheckpoint(request.checkpoint));
-  ASSIGN_OR_RETURN(
-      const ResolvedConfig config,
-      ParseRunConfig(reader.state().config_text, "configuration in " + Quoted(reader.folder()), ConfigUse::kModel, 1));
-  LoadedModel loaded{config.options, std::make_unique<Dit>(config.options.model)};
-  loaded.model->PlaceConstants(context.allocator());
-  loaded.model->parameters().Allocate(context.allocator());
-  RETURN_IF_ERROR(LoadGroup(reader, request.ema ? StateGroup::kEma : StateGroup::kModel, loaded.model->parameters()));
-  return loaded;
-}
-
-absl::Status CheckRequest(const SampleRequest& request, const DitConfig& model) {
-  const auto refuse = [](std::string message) {
-    return WithExitCode(absl::InvalidArgumentError(message), ExitCode::kUsage);
-  };
+absl::StatusOr<ModelSampler> LoadSampler(RankContext& context, const SampleRequest& request) {
   if (!absl::EndsWith(request.out, ".npz") && !absl::EndsWith(request.out, ".png")) {
-    return refuse(absl::StrCat("--out ", Quoted(request.out), ": expected a name that ends in .npz or .png"));
+    const std::string message =
+        absl::StrCat("--out ", Quoted(request.out), ": expected a name that ends in .npz or .png");
+    return WithExitCode(absl::InvalidArgumentError(message), ExitCode::kUsage);
   }
-  for (const int64_t label : request.classes) {
-    if (label < model.classes) continue;
-    return refuse(
-        absl::StrCat("--classes: ", label, " is not a class of this model, which has 0 to ", model.classes - 1));
-  }
-  return absl::OkStatus();
+  return ModelSampler::Load(context, request);
 }
 
 // The picture has a row a class, but sample i is of class i mod k: transposes.
@@ -153,41 +97,13 @@ absl::Status RunSample(World& world, const SampleRequest& request) {
   const absl::StatusOr<Device> device = ChooseDevice(world, request.device, request.precision);
   RETURN_IF_ERROR(device.status());
   RankContext context = MakeRankContext({.device = *device, .precision = request.precision}, share);
-  absl::StatusOr<LoadedModel> loaded = absl::EndsWith(request.checkpoint, ".safetensors")
-                                           ? LoadWeightFile(context, request)
-                                           : LoadCheckpoint(context, request);
-  absl::Status ready = loaded.status();
-  if (ready.ok()) ready = CheckRequest(request, loaded->options.model);
-  std::optional<Sampler> sampler;
-  if (ready.ok()) {
-    const SamplerOptions options{.kind = request.ddim ? SamplerKind::kDdim : SamplerKind::kDdpm,
-                                 .steps = request.steps,
-                                 .eta = request.eta,
-                                 .cfg_scale = request.cfg_scale,
-                                 .guide_all_channels = request.cfg_channels == 0,
-                                 .seed = request.seed};
-    absl::StatusOr<Sampler> created =
-        Sampler::Create(Diffusion(loaded->options.diffusion), loaded->options.model, options);
-    ready = created.ok() ? absl::OkStatus() : WithExitCode(created.status(), ExitCode::kUsage);
-    if (created.ok()) sampler.emplace(*std::move(created));
-  }
-  const absl::Status agreed = AgreeStatus(world.comm(), ready);
-  if (!agreed.ok()) return ready.ok() ? agreed : WithExitCode(agreed, ExitCodeOf(ready));
+  const absl::StatusOr<ModelSampler> sampler = LoadSampler(context, request);
+  const absl::Status agreed = AgreeStatus(world.comm(), sampler.status());
+  if (!agreed.ok()) return sampler.ok() ? agreed : WithExitCode(agreed, ExitCodeOf(sampler.status()));
 
-  const DitConfig& config = loaded->options.model;
-  std::vector<int64_t> classes = request.classes;
-  if (classes.empty()) {
-    classes.resize(static_cast<size_t>(config.classes));
-    std::iota(classes.begin(), classes.end(), 0);
-  }
+  const DitConfig& config = sampler->config();
   const Range own = PartRange(request.num, world.size(), world.rank());
-  std::vector<int32_t> labels;
-  for (int64_t i = own.begin; i < own.end; ++i) {
-    labels.push_back(static_cast<int32_t>(classes[static_cast<size_t>(i) % classes.size()]));
-  }
-  const int64_t batch = request.batch == 0 ? kDefaultBatch : request.batch;
-  const std::vector<float> mine =
-      DrawSamples(context, SampledModelOf(context, *loaded->model), *sampler, batch, own.begin, labels);
+  const std::vector<float> mine = sampler->Draw(own.begin, own.size());
 
   // World: rank 0 writes one file of all samples.
   std::vector<float> all(world.rank() == 0 ? static_cast<size_t>(request.num * config.latent_elements()) : 0);
@@ -197,8 +113,8 @@ absl::Status RunSample(World& world, const SampleRequest& request) {
   if (world.rank() == 0) {
     char* to = reinterpret_cast<char*>(all.data());
     for (const std::string& part : parts) to = std::copy(part.begin(), part.end(), to);
-    written = absl::EndsWith(request.out, ".png") ? WriteGrid(request.out, all, request.num, classes, config)
-                                                  : WriteNpz(request.out, all, request.num, classes, config);
+    written = absl::EndsWith(request.out, ".png") ? WriteGrid(request.out, all, request.num, sampler->classes(), config)
+                                                  : WriteNpz(request.out, all, request.num, sampler->classes(), config);
     if (written.ok()) LOG_INFO("wrote {} samples to {}", request.num, request.out);
   }
   return AgreeStatus(world.comm(), written);
