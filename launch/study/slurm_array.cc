@@ -149,7 +149,7 @@ absl::StatusOr<std::string> ArrayScript(const SlurmArray& array) {
 
 absl::StatusOr<std::string> SummaryScript(const SlurmArray& array, const std::string& array_job) {
   RETURN_IF_ERROR(CheckArray(array));
-  RETURN_IF_ERROR(CheckWord("job id", array_job, "_"));
+  RETURN_IF_ERROR(CheckWord("job id", array_job, "_:"));
   std::vector<std::pair<std::string, std::string>> settings = Account(array.resources);
   settings.push_back({"time", kSummaryMinutes});
   return absl::StrReplaceAll(kSummaryBatch, {{"@JOB_NAME@", array.job_name + "-summary"},
@@ -166,9 +166,14 @@ absl::StatusOr<SubmittedStudy> SubmitArray(const SlurmArray& array, const std::s
   ASSIGN_OR_RETURN(const std::string script, ArrayScript(array));
   ASSIGN_OR_RETURN(submitted.array_job, Submit(JoinPath(array.folder, stem + ".sbatch"), script));
   if (array.summary.empty()) return submitted;
-  ASSIGN_OR_RETURN(const std::string summary, SummaryScript(array, submitted.array_job));
-  ASSIGN_OR_RETURN(submitted.summary_job, Submit(JoinPath(array.folder, stem + "_summary.sbatch"), summary));
+  ASSIGN_OR_RETURN(submitted.summary_job, SubmitSummary(array, submitted.array_job, stem));
   return submitted;
+}
+
+absl::StatusOr<std::string> SubmitSummary(const SlurmArray& array, const std::string& array_jobs,
+                                          const std::string& stem) {
+  ASSIGN_OR_RETURN(const std::string script, SummaryScript(array, array_jobs));
+  return Submit(JoinPath(array.folder, stem + "_summary.sbatch"), script);
 }
 
 }  // namespace shardit

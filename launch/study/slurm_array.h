@@ -39,7 +39,8 @@ struct SlurmArray {
 // "0,3-5" or "0,3-5%2".
 std::string ArraySpec(const std::vector<int64_t>& indices, int64_t max_running);
 
-// The two scripts. InvalidArgument (exit code 64) names a value that cannot stand in one.
+// The two scripts; `array_job` may be several, "12:13". InvalidArgument (exit code 64) names a value that cannot stand
+// in one.
 absl::StatusOr<std::string> ArrayScript(const SlurmArray& array);
 absl::StatusOr<std::string> SummaryScript(const SlurmArray& array, const std::string& array_job);
 
@@ -49,5 +50,9 @@ struct SubmittedStudy {
 // Writes the scripts into `folder` as <stem>.sbatch and <stem>_summary.sbatch and submits them. Unavailable (exit code
 // 74) with sbatch's own words where it refuses or is missing.
 absl::StatusOr<SubmittedStudy> SubmitArray(const SlurmArray& array, const std::string& stem);
+
+// The summary alone, for a study of several arrays: it waits for all of `array_jobs` ("12:13"). Its job id.
+absl::StatusOr<std::string> SubmitSummary(const SlurmArray& array, const std::string& array_jobs,
+                                          const std::string& stem);
 
 }  // namespace shardit
