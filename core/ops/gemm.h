@@ -55,6 +55,9 @@ struct GemmArgs {
   Elements aux;        // [m, n]: written by kBiasGelu, read by kGeluGrad
   int64_t ldaux = 0;
 
+  // CPU: the bits of a row of C do not depend on m. Without it a product of few rows may take a faster way.
+  bool independent_rows = false;
+
   // kTN only: when not null, column_sums[i] = sum over k of A[k, i], for i in [0, m): the bias gradient, taken while A
   // is read for the product. Adds to what is there with accumulate_column_sums.
   float* column_sums = nullptr;

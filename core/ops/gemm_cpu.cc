@@ -327,7 +327,7 @@ void ComputeFewRowsNN(const GemmArgs& args, const Block& block, float* sums) {
 
 // A function of the shape alone, as the order of the sums depends on it.
 bool HasFewRows(const GemmArgs& args) {
-  if (args.m > kFewRows || args.k == 0) return false;
+  if (args.m > kFewRows || args.k == 0 || args.independent_rows) return false;
   return (args.form == GemmForm::kNT && args.n % 4 == 0) || (args.form == GemmForm::kNN && args.n % kPanel == 0);
 }
 
