@@ -8,6 +8,9 @@
 namespace shardit {
 
 std::vector<OpCase> AttentionCases();
+std::vector<OpCase> BatchNormCases();
+std::vector<OpCase> ConcatChannelsCases();
+std::vector<OpCase> Conv2dCases();
 std::vector<OpCase> EmbeddingCases();
 std::vector<OpCase> GatedResidualCases();
 std::vector<OpCase> LayerNormCases();
@@ -15,6 +18,7 @@ std::vector<OpCase> LinearCases();
 std::vector<OpCase> MlpCases();
 std::vector<OpCase> PatchifyCases();
 std::vector<OpCase> PatchProjectionCases();
+std::vector<OpCase> ReluCases();
 std::vector<OpCase> SiluCases();
 std::vector<OpCase> SplitCases();
 std::vector<OpCase> TokensCases();
