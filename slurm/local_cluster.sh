@@ -198,7 +198,7 @@ environment() {
   printf 'export SLURM_CONF=%s\n' "$SLURM_CONF"
   # Nodes share one machine: shared memory would take ranks of several nodes for neighbours.
   echo 'export OMPI_MCA_btl=tcp,self OMPI_MCA_btl_tcp_if_include=lo OMPI_MCA_rmaps_base_oversubscribe=1'
-  echo 'export OMPI_MCA_hwloc_base_binding_policy=none'
+  echo "export OMPI_MCA_hwloc_base_binding_policy=none OMPI_MCA_mpi_yield_when_idle=1"
   [[ $(id -u) -ne 0 ]] || echo 'export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1'
 }
 

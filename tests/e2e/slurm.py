@@ -1,0 +1,214 @@
+#!/usr/bin/env python3
+"""Training under a real Slurm (slurm/local_cluster.sh: munge, a controller, four nodes on this machine). Jobs are warned,
+preempted, run into their time limit, lose a rank or a whole node; each comes back by itself, logs every step once, and ends
+with the bits of a run that nobody disturbed. A cancelled job and one that cannot start stay away."""
+import concurrent.futures
+import os
+import pathlib
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+from harness import Harness, checkpoint_bytes, losses, rows_logged, steps_logged
+
+SKIPPED = 77
+PATIENCE = 400  # seconds: for what happens within seconds on an idle machine
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+CLUSTER = ROOT / "slurm" / "local_cluster.sh"
+TRAIN = ROOT / "slurm" / "train.sbatch"
+
+CONFIG = """
+model { depth: 2 width: 32 heads: 2 patch: 4 channels: 1 side: 8 classes: 3 }
+data { path: "%s" }
+train { steps: 6000 global_batch: 8 threads: 1 }
+checkpoint { every_steps: 500 keep_last: 1 }
+log { every_steps: 1 tensorboard: false }
+"""
+STEPS = 6000
+LONG_STEPS = 20000
+
+
+class Cluster:
+    """The cluster, and one job after another on it."""
+
+    def __init__(self, t):
+        self.t = t
+        self.folder = t.folder / "cluster"
+
+    def command(self, *words):
+        return subprocess.run([CLUSTER, *words, "--dir", self.folder], capture_output=True, text=True, check=False)
+
+    def start(self):
+        done = self.command("start")
+        if done.returncode == SKIPPED:
+            print(f"SKIPPED slurm: {done.stderr.strip()}")
+            sys.exit(SKIPPED)
+        if done.returncode:
+            sys.exit(f"the cluster did not start: {done.stderr}")
+        for line in self.command("env").stdout.splitlines():
+            for name, value in re.findall(r"(\w+)=(\S*)", line):
+                os.environ[name] = value
+
+    def ask(self, *words):
+        done = subprocess.run([*map(str, words)], capture_output=True, text=True, cwd=self.t.folder, check=False)
+        if done.returncode:
+            raise RuntimeError(f"{words}: exit code {done.returncode}: {done.stderr}")
+        return done.stdout.strip()
+
+    def submit(self, name, *options, more=()):
+        """A job of train.sbatch with run folder and log of this name."""
+        return self.ask("sbatch", "--parsable", f"--job-name={name}", f"--output={name}.log", *options, TRAIN,
+                        "config.textproto", name, *more)
+
+    def show(self, job):
+        """What Slurm knows of a job."""
+        text = self.ask("scontrol", "show", "job", "--oneliner", job)
+        return dict(word.split("=", 1) for word in text.split() if "=" in word)
+
+    def log(self, name):
+        path = self.t.folder / f"{name}.log"
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    def wait(self, what, condition):
+        """Until the condition gives something true; that."""
+        for _ in range(PATIENCE * 5):
+            value = condition()
+            if value:
+                return value
+            time.sleep(0.2)
+        raise RuntimeError(f"waited in vain for {what}\n{self.ask('squeue')}")
+
+    def wait_for_checkpoint(self, name, job):
+        folder = self.t.folder / name / "checkpoints"
+
+        def saved():
+            if self.show(job)["JobState"] not in ("PENDING", "CONFIGURING", "RUNNING"):
+                raise RuntimeError(f"{name} ended without a checkpoint\n{self.log(name)[-2000:]}")
+            return folder.is_dir() and any(path.name.isdigit() for path in folder.iterdir())
+        self.wait(f"a checkpoint of {name}", saved)
+
+    def wait_for_end(self, name, job):
+        """The job's last word: neither queued, running nor about to be queued again."""
+        def ended():
+            shown = self.show(job)
+            return shown if shown["JobState"] in ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL") else None
+        return self.wait(f"the end of {name}", ended)
+
+
+def warned(cluster, name):
+    """The warning before a time limit or a maintenance, here sent by hand."""
+    job = cluster.submit(name)
+    cluster.wait_for_checkpoint(name, job)
+    cluster.ask("scancel", "--signal=USR1", "--batch", job)
+    return job, "stopped by SIGUSR1"
+
+
+def preempted(cluster, name):
+    """A job of two nodes, preempted by one of a higher partition that wants them."""
+    job = cluster.submit(name, "--nodes=2", "--ntasks-per-node=1", "--exclusive")
+    cluster.wait_for_checkpoint(name, job)
+    nodes = cluster.show(job)["NodeList"]
+    cluster.ask("sbatch", "--partition=urgent", "--exclusive", "--nodes=2", f"--nodelist={nodes}", "--output=/dev/null",
+                "--wrap=sleep 1")
+    return job, "stopped by SIGUSR1"
+
+
+def limited(cluster, name):
+    """No warning is asked for: the trainer itself stops in time for the limit. The ranks start late, so that little of the
+    job's minute is left, and the run would need more."""
+    late = cluster.t.folder / "late.sh"
+    late.write_text(f'#!/bin/bash\n[[ -n $SLURM_RESTART_COUNT ]] || sleep 40\nexec mpirun "$@"\n')
+    late.chmod(0o755)
+    os.environ["SHARDIT_LAUNCH"] = str(late)
+    job = cluster.submit(name, "--time=1", "--signal=B:CONT@1", more=["--set", f"train.steps={LONG_STEPS}"])
+    del os.environ["SHARDIT_LAUNCH"]
+    return job, "the end of the job"
+
+
+def lost_rank(cluster, name):
+    """A rank is killed, as the kernel does where memory runs out."""
+    job = cluster.submit(name)
+    cluster.wait_for_checkpoint(name, job)
+    for path in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if words[0] == cluster.t.program.encode() and name.encode() in words:
+            os.kill(int(path.parent.name), signal.SIGKILL)
+            break
+    return job, "left with 137"
+
+
+def lost_node(cluster, name):
+    """A node dies with all that runs on it. The job goes on elsewhere."""
+    job = cluster.submit(name)
+    cluster.wait_for_checkpoint(name, job)
+    node = cluster.show(job)["NodeList"]
+    cluster.command("lose", node)
+    cluster.wait(f"{name} on another node", lambda: cluster.show(job)["NodeList"] not in (node, "(null)", ""))
+    cluster.command("start")
+    return job, ""
+
+
+DISTURBED = [warned, preempted, limited, lost_rank, lost_node]
+
+
+def disturb(cluster, case):
+    """Runs a case to its end; its failures."""
+    name = case.__name__
+    try:
+        job, said = case(cluster, name)
+        shown = cluster.wait_for_end(name, job)
+    except RuntimeError as error:
+        return [f"{name}: {error}"]
+    log = cluster.log(name)
+    failures = []
+    if shown["JobState"] != "COMPLETED":
+        failures.append(f"{name}: ended {shown['JobState']}\n{log[-3000:]}")
+    if shown["Restarts"] != "1":
+        failures.append(f"{name}: {shown['Restarts']} restarts")
+    if said not in log:
+        failures.append(f"{name}: expected '{said}' in the log\n{log[-3000:]}")
+    if case is not lost_node and "slurm: shardit left with 0" not in log:
+        failures.append(f"{name}: no last word\n{log[-3000:]}")
+    return failures
+
+
+def check_disturbed(t, cluster):
+    with concurrent.futures.ThreadPoolExecutor(len(DISTURBED)) as threads:
+        running = [threads.submit(disturb, cluster, case) for case in DISTURBED]
+        done = t.run("train", "--config", "config.textproto", "--out", "undisturbed", "--set",
+                     f"train.steps={LONG_STEPS}", "--set", f"checkpoint.keep_every={STEPS}", ranks=2, timeout=PATIENCE)
+        t.expect(done.returncode == 0, f"undisturbed: exit code {done.returncode}\n{done.stderr[-2000:]}")
+        failures = [failure for case in running for failure in case.result()]
+    for failure in failures:
+        t.expect(False, failure)
+    expected = losses(t.folder / "undisturbed")
+    for case in DISTURBED:
+        name, steps = case.__name__, LONG_STEPS if case is limited else STEPS
+        run = t.folder / name
+        t.expect(steps_logged(run) == list(range(1, steps + 1)), f"{name}: not every step once")
+        t.expect(losses(run) == expected[:steps], f"{name}: the losses differ")
+        t.expect(checkpoint_bytes(run, steps) == checkpoint_bytes(t.folder / "undisturbed", steps) != {},
+                 f"{name}: the final states differ")
+
+
+def main():
+    t = Harness()
+    cluster = Cluster(t)
+    cluster.start()
+    try:
+        os.environ["SHARDIT"] = t.program
+        t.write_config("config.textproto", CONFIG % t.write_data("data.h5"))
+        check_disturbed(t, cluster)
+    finally:
+        cluster.command("stop")
+    t.finish()
+
+
+if __name__ == "__main__":
+    main()
