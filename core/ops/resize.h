@@ -9,7 +9,7 @@
 //                   1706.08500) shifts images by up to half a pixel this way, and scores depend on it
 //   and is the mean of pixels floor(s) and floor(s) + 1, weighted by their nearness; the last pixel goes on beyond the
 //   image.
-// s is computed in fp32, every step rounded, as the frameworks do: among hundreds of pixels an exact s would move the
+// s is computed in fp32, every step rounded, as PyTorch 2 does: among hundreds of pixels an exact s would move the
 // weights by 1e-5. Equal sizes copy. No smoothing when an image shrinks. The same bits on both backends and for every
 // number of threads.
 // No gradient: images are data. Failure: shapes that do not fit, and empty images, are a CHECK.
