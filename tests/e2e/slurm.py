@@ -122,9 +122,8 @@ def limited(cluster, name):
     late = cluster.t.folder / "late.sh"
     late.write_text(f'#!/bin/bash\n[[ -n $SLURM_RESTART_COUNT ]] || sleep 40\nexec mpirun "$@"\n')
     late.chmod(0o755)
-    os.environ["SHARDIT_LAUNCH"] = str(late)
-    job = cluster.submit(name, "--time=1", "--signal=B:CONT@1", more=["--set", f"train.steps={LONG_STEPS}"])
-    del os.environ["SHARDIT_LAUNCH"]
+    job = cluster.submit(name, "--time=1", "--signal=B:CONT@1", f"--export=ALL,SHARDIT_LAUNCH={late}",
+                         more=["--set", f"train.steps={LONG_STEPS}"])
     return job, "the end of the job"
 
 
@@ -154,10 +153,44 @@ def lost_node(cluster, name):
     return job, ""
 
 
-DISTURBED = [warned, preempted, limited, lost_rank, lost_node]
+def chained(cluster, name):
+    """Where requeueing is forbidden: a successor goes on."""
+    job = cluster.submit(name, "--no-requeue", "--export=ALL,SHARDIT_CHAIN=1")
+    cluster.wait_for_checkpoint(name, job)
+    cluster.ask("scancel", "--signal=USR1", "--batch", job)
+    cluster.wait_for_end(name, job)
+    successor = re.search(r"Submitted batch job (\d+)", cluster.log(name))
+    if not successor:
+        raise RuntimeError(f"{name}: no successor\n{cluster.log(name)[-2000:]}")
+    return successor.group(1), "stopped by SIGUSR1"
 
 
-def disturb(cluster, case):
+def cancelled(cluster, name):
+    """Whoever cancels a job does not want it back."""
+    job = cluster.submit(name, more=["--set", "train.steps=1000000"])
+    cluster.wait_for_checkpoint(name, job)
+    cluster.ask("scancel", job)
+    return job, "CANCELLED"
+
+
+def hopeless(cluster, name):
+    """Ranks that never start: some restarts, not endless ones."""
+    launch = cluster.t.folder / "lost.sh"
+    launch.write_text("#!/bin/bash\nexit 1\n")
+    launch.chmod(0o755)
+    return cluster.submit(name, f"--export=ALL,SHARDIT_LAUNCH={launch}"), "not starting again"
+
+
+def misconfigured(cluster, name):
+    return cluster.submit(name, more=["--set", "model.width=33"]), "left with 64"
+
+
+DISTURBED = [warned, preempted, limited, lost_rank, lost_node, chained]
+# How each case's last job ends, and after how many restarts, where it is not COMPLETED after one.
+ENDS = {chained: ("COMPLETED", 0), cancelled: ("CANCELLED", 0), hopeless: ("FAILED", 3), misconfigured: ("FAILED", 0)}
+
+
+def follow(cluster, case):
     """Runs a case to its end; its failures."""
     name = case.__name__
     try:
@@ -165,28 +198,26 @@ def disturb(cluster, case):
         shown = cluster.wait_for_end(name, job)
     except RuntimeError as error:
         return [f"{name}: {error}"]
-    log = cluster.log(name)
     failures = []
-    if shown["JobState"] != "COMPLETED":
-        failures.append(f"{name}: ended {shown['JobState']}\n{log[-3000:]}")
-    if shown["Restarts"] != "1":
-        failures.append(f"{name}: {shown['Restarts']} restarts")
+    log = cluster.log(name)
+    state, restarts = ENDS.get(case, ("COMPLETED", 1))
+    if (shown["JobState"], shown["Restarts"]) != (state, str(restarts)):
+        failures.append(f"{name}: {shown['JobState']} after {shown['Restarts']} restarts, expected {state} after "
+                        f"{restarts}\n{log[-3000:]}")
     if said not in log:
         failures.append(f"{name}: expected '{said}' in the log\n{log[-3000:]}")
-    if case is not lost_node and "slurm: shardit left with 0" not in log:
-        failures.append(f"{name}: no last word\n{log[-3000:]}")
     return failures
 
 
-def check_disturbed(t, cluster):
-    with concurrent.futures.ThreadPoolExecutor(len(DISTURBED)) as threads:
-        running = [threads.submit(disturb, cluster, case) for case in DISTURBED]
+def check_training(t, cluster):
+    cases = [*DISTURBED, *(case for case in ENDS if case not in DISTURBED)]
+    with concurrent.futures.ThreadPoolExecutor(len(cases)) as threads:
+        running = [threads.submit(follow, cluster, case) for case in cases]
         done = t.run("train", "--config", "config.textproto", "--out", "undisturbed", "--set",
                      f"train.steps={LONG_STEPS}", "--set", f"checkpoint.keep_every={STEPS}", ranks=2, timeout=PATIENCE)
         t.expect(done.returncode == 0, f"undisturbed: exit code {done.returncode}\n{done.stderr[-2000:]}")
-        failures = [failure for case in running for failure in case.result()]
-    for failure in failures:
-        t.expect(False, failure)
+    for case in running:
+        t.expect(not case.result(), "\n".join(case.result()))
     expected = losses(t.folder / "undisturbed")
     for case in DISTURBED:
         name, steps = case.__name__, LONG_STEPS if case is limited else STEPS
@@ -204,7 +235,7 @@ def main():
     try:
         os.environ["SHARDIT"] = t.program
         t.write_config("config.textproto", CONFIG % t.write_data("data.h5"))
-        check_disturbed(t, cluster)
+        check_training(t, cluster)
     finally:
         cluster.command("stop")
     t.finish()
