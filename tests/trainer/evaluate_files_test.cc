@@ -104,6 +104,7 @@ TEST(StatisticsFile, RefusesWhatIsNoCovariance) {
   ExpectRefused({mu}, "no array 'sigma'");
   ExpectRefused({sigma}, "no array 'mu'");
   ExpectRefused({mu, sigma, {"mu_s", {1}, {0}}}, "no array 'sigma_s'");
+  ExpectRefused({mu, sigma, {"sigma_s", {1, 1}, {0}}}, "no array 'mu_s'");
   ExpectRefused({{"mu", {1, 2}, {0, 0}}, sigma}, "'mu': expected shape (d)");
   ExpectRefused({{"mu", {0}, {}}, {"sigma", {0, 0}, {}}}, "'mu': expected shape (d)");
   ExpectRefused({{"mu", {8193}, std::vector<double>(8193)}, sigma}, "'mu': expected shape (d)");
@@ -192,6 +193,7 @@ TEST(FeatureStore, TrustsNoDamagedFile) {
     bad[i] ^= 0x10;
     Overwrite(path, bad);
     EXPECT_EQ(store.Read(2).status().code(), absl::StatusCode::kDataLoss) << "byte " << i;
+    EXPECT_THAT(store.Read(2).status().message(), HasSubstr("checksums do not match"));
     Overwrite(path, good.substr(0, i));
     EXPECT_EQ(store.Read(2).status().code(), absl::StatusCode::kDataLoss) << "cut at " << i;
   }

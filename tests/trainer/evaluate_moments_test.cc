@@ -1,3 +1,5 @@
+#include <cblas.h>
+
 #include <cmath>
 #include <limits>
 #include <numeric>
@@ -51,6 +53,16 @@ TEST(Moments, DoNotDependOnHowRowsAreSplit) {
   }
 }
 
+TEST(Moments, MergeWithNone) {
+  const Moments some = MomentsOf(GoldenFeatures(2, 20, 3));
+  Moments merged(3);
+  merged.Merge(Moments(3));
+  merged.Merge(some);
+  merged.Merge(Moments(3));
+  EXPECT_EQ(merged.count(), 20);
+  EXPECT_EQ(merged.Serialize(), some.Serialize());
+}
+
 TEST(Moments, DoNotCancelFarFromTheOrigin) {
   OwnedRows rows = GoldenFeatures(1, 300, 24);
   const auto near_origin = MomentsOf(rows).Estimate();
@@ -65,7 +77,7 @@ TEST(Moments, WeightsAreRepetitions) {
   std::vector<uint32_t> weights;
   OwnedRows repeated{0, 5, {}};
   for (int64_t i = 0; i < rows.count; ++i) {
-    weights.push_back(static_cast<uint32_t>(i * 7 % 4));
+    weights.push_back(static_cast<uint32_t>(i * 7 % 5));
     for (uint32_t copy = 0; copy < weights.back(); ++copy) {
       repeated.values.insert(repeated.values.end(), rows.view().row(i), rows.view().row(i + 1));
       ++repeated.count;
@@ -120,6 +132,9 @@ TEST(Moments, RefuseOtherBytes) {
   EXPECT_FALSE(Moments::Parse(bytes, 5).ok());
   for (size_t size = 0; size < bytes.size(); ++size) EXPECT_FALSE(Moments::Parse(bytes.substr(0, size), 6).ok());
   EXPECT_FALSE(Moments::Parse(bytes + '\0', 6).ok());
+  std::string other_dim = bytes;
+  other_dim[0] = 5;
+  EXPECT_FALSE(Moments::Parse(other_dim, 6).ok());
   std::string negative = bytes;
   negative[15] = '\xff';  // the sign of the count
   EXPECT_FALSE(Moments::Parse(negative, 6).ok());
@@ -130,6 +145,7 @@ TEST(LinearAlgebra, ThreadsChangeRoundingOnly) {
   SetLinearAlgebraThreads(1);
   const auto one = MomentsOf(rows).Estimate();
   SetLinearAlgebraThreads(2);
+  EXPECT_EQ(openblas_get_num_threads(), 2);
   const auto two = MomentsOf(rows).Estimate();
   SetLinearAlgebraThreads(1);
   ExpectNear(two->covariance, one->covariance, 1e-13);

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <numeric>
@@ -50,6 +51,8 @@ TEST(InceptionScore, ReachesItsLimits) {
   std::vector<float> sure(32);
   for (int64_t i = 0; i < 8; ++i) sure[i * 4 + i % 4] = 2000.0f;  // sure of every sample, all classes alike
   EXPECT_NEAR(ScoreOf(options, sure).mean, 4.0, 1e-12);
+  for (int64_t i = 0; i < 32; ++i) sure[i] = i % 4 == 2 ? 0.0f : -2000.0f;  // and of one class only
+  EXPECT_NEAR(ScoreOf(options, sure).mean, 1.0, 1e-14);
 }
 
 TEST(InceptionScore, AddsUpOverRanksAndCalls) {
@@ -57,7 +60,7 @@ TEST(InceptionScore, AddsUpOverRanksAndCalls) {
   const std::vector<float> logits = Logits(700, 5);
   const InceptionScore whole = ScoreOf(options, logits);
   InceptionScoreSums ranks[2] = {InceptionScoreSums(options), InceptionScoreSums(options)};
-  for (int64_t chunk = 0; chunk < 7; ++chunk) {
+  for (const int64_t chunk : {1, 6, 3, 0, 5, 2, 4}) {
     ASSERT_TRUE(ranks[chunk % 2].Add(chunk * 100, logits.data() + chunk * 500, 100).ok());
   }
   EXPECT_EQ(ranks[0].Score().status().code(), absl::StatusCode::kFailedPrecondition);
@@ -140,20 +143,31 @@ TEST(PrecisionRecall, IsThatOfBruteForce) {
   }
 }
 
-// Distances far from the origin round to 1e-4 of what they are; the k-th neighbour is still told by the exact one, and
-// lies on the surface of its ball.
-TEST(PrecisionRecall, DecidesTiesExactly) {
-  OwnedRows rows = GoldenGrid(4, 60, 3);
-  const std::vector<double> near_origin = AllRadii(rows);
-  for (float& value : rows.values) value += 4000000.0f;
-  EXPECT_EQ(AllRadii(rows), near_origin);
+// Where dot products are of 2^44, squared distances from them are off by 2^-8; differences are exact still.
+constexpr float kFar = 4194304.0f;
 
-  // On a line at 0, 1, 2, 3, 4 the ball around 0 with three neighbours ends at 3.
-  constexpr float kFar = 4000000.0f;
-  const OwnedRows line{5, 1, {kFar, kFar + 1, kFar + 2, kFar + 3, kFar + 4}};
-  EXPECT_EQ(AllRadii(line), (std::vector<double>{9, 4, 4, 4, 9}));
-  const OwnedRows queries{4, 1, {kFar - 3, kFar - 3.5f, kFar + 7, kFar + 7.5f}};
-  EXPECT_EQ(Inside(queries, line, 3), (std::vector<double>{1, 0, 1, 0}));
+TEST(PrecisionRecall, IsTheSameFarFromTheOrigin) {
+  OwnedRows rows = GoldenFeatures(3, 90, 4), queries = GoldenFeatures(2, 60, 4);
+  for (OwnedRows* set : {&rows, &queries}) {
+    for (int64_t i = 0; i < set->count; ++i) set->values[i * 4] = std::floor(4.0f * set->values[i * 4]) / 2.0f;
+  }
+  const std::vector<double> radii = AllRadii(rows), inside = Inside(queries, rows, 3);
+  for (OwnedRows* set : {&rows, &queries}) {
+    for (int64_t i = 0; i < set->count; ++i) set->values[i * 4] += kFar;
+  }
+  EXPECT_EQ(AllRadii(rows), radii);
+  EXPECT_EQ(Inside(queries, rows, 3), inside);
+}
+
+// On a line at 0, 1, 2, 3, 4 the ball around 0 with three neighbours ends at 3.
+TEST(PrecisionRecall, BallsHoldTheirSurface) {
+  for (int i = 0; i < 32; ++i) {
+    const float y = 0.1f + 0.01f * static_cast<float>(i);  // rounds the dot products in other ways
+    const OwnedRows line{5, 2, {kFar, y, kFar + 1, y, kFar + 2, y, kFar + 3, y, kFar + 4, y}};
+    EXPECT_EQ(AllRadii(line), (std::vector<double>{9, 4, 4, 4, 9}));
+    const OwnedRows queries{4, 2, {kFar - 3, y, kFar - 3.5f, y, kFar + 7, y, kFar + 7.5f, y}};
+    EXPECT_EQ(Inside(queries, line, 3), (std::vector<double>{1, 0, 1, 0})) << y;
+  }
 }
 
 TEST(PrecisionRecall, EqualVectorsAreNeighboursAtZero) {
@@ -168,18 +182,41 @@ TEST(PrecisionRecall, EqualVectorsAreNeighboursAtZero) {
   EXPECT_EQ(Inside(moved, collapsed, 3), std::vector<double>(300, 0.0));
 }
 
-// More rows than a block of either kind, on any number of ranks and threads.
-TEST(PrecisionRecall, RowsAreIndependent) {
+double Distance(const OwnedRows& a, int64_t i, const OwnedRows& b, int64_t j) {
+  double sum = 0.0;
+  for (int64_t c = 0; c < a.dim; ++c) {
+    const double difference = static_cast<double>(a.view().row(i)[c]) - static_cast<double>(b.view().row(j)[c]);
+    sum += difference * difference;
+  }
+  return sum;
+}
+
+// More rows than a block of either kind, on any number of ranks and threads; integers, of which every sum is exact.
+TEST(PrecisionRecall, BlocksRanksAndThreadsDoNotShow) {
   const OwnedRows reference = GoldenGrid(1, 2300, 6), samples = GoldenGrid(2, 530, 6);
-  const std::vector<double> radii = AllRadii(reference);
-  const std::vector<double> inside = Inside(samples, reference, 3);
-  EXPECT_GT(std::accumulate(inside.begin(), inside.end(), 0.0), 0.0);
-  for (const int64_t ranks : {2, 5}) {
-    SetLinearAlgebraThreads(2);
+  std::vector<double> radii, inside;
+  for (int64_t i = 0; i < reference.count; ++i) {
+    std::vector<double> distances;
+    for (int64_t j = 0; j < reference.count; ++j) {
+      if (j != i) distances.push_back(Distance(reference, i, reference, j));
+    }
+    std::nth_element(distances.begin(), distances.begin() + 2, distances.end());
+    radii.push_back(distances[2]);
+  }
+  // Balls of a third of the size, so that some samples lie outside of all.
+  for (double& radius : radii) radius = std::floor(radius / 3.0);
+  for (int64_t i = 0; i < samples.count; ++i) {
+    bool any = false;
+    for (int64_t j = 0; j < reference.count && !any; ++j) any = Distance(samples, i, reference, j) <= radii[j];
+    inside.push_back(any ? 1.0 : 0.0);
+  }
+  for (const int ranks : {1, 2, 5}) {
+    SetLinearAlgebraThreads(std::min(ranks, 2));
     std::vector<double> all_radii, all_inside;
     for (int64_t rank = 0; rank < ranks; ++rank) {
-      const auto some = SquaredRadii(reference.view(), PartRange(reference.count, ranks, rank));
-      all_radii.insert(all_radii.end(), some.begin(), some.end());
+      for (const double radius : SquaredRadii(reference.view(), PartRange(reference.count, ranks, rank))) {
+        all_radii.push_back(std::floor(radius / 3.0));
+      }
       const auto hits = OnManifold(samples.view(), PartRange(samples.count, ranks, rank), reference.view(), radii);
       all_inside.insert(all_inside.end(), hits.begin(), hits.end());
     }
@@ -187,6 +224,7 @@ TEST(PrecisionRecall, RowsAreIndependent) {
     EXPECT_EQ(all_radii, radii);
     EXPECT_EQ(all_inside, inside);
   }
+  EXPECT_NEAR(std::accumulate(inside.begin(), inside.end(), 0.0) / 530.0, 0.5, 0.4);  // both occur
   EXPECT_TRUE(SquaredRadii(reference.view(), {4, 4}).empty());
 }
 

@@ -26,7 +26,7 @@ namespace shardit {
 // an eigen decomposition). Immutable.
 class FrechetReference {
  public:
-  // InvalidArgument (exit code 77) where a number is not finite.
+  // InvalidArgument (exit code 77) where the covariance is not finite.
   static absl::StatusOr<FrechetReference> Create(const Gaussian& gaussian);
 
   // InvalidArgument where dims differ or a number is not finite (exit code 77). 4 dim^3 flops and dim eigenvalues.
