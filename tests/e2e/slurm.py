@@ -6,19 +6,10 @@ import concurrent.futures
 import os
 import pathlib
 import re
-import shutil
 import signal
-import subprocess
-import sys
-import time
 
-from harness import Harness, checkpoint_bytes, losses, rows_logged, steps_logged
-
-SKIPPED = 77
-PATIENCE = 400  # seconds: for what happens within seconds on an idle machine
-ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
-CLUSTER = ROOT / "slurm" / "local_cluster.sh"
-TRAIN = ROOT / "slurm" / "train.sbatch"
+from harness import Harness, checkpoint_bytes, losses, steps_logged
+from slurm_cluster import PATIENCE, Cluster
 
 CONFIG = """
 model { depth: 2 width: 32 heads: 2 patch: 4 channels: 1 side: 8 classes: 3 }
@@ -29,73 +20,6 @@ log { every_steps: 1 tensorboard: false }
 """
 STEPS = 6000
 LONG_STEPS = 20000
-
-
-class Cluster:
-    """The cluster, and one job after another on it."""
-
-    def __init__(self, t):
-        self.t = t
-        self.folder = t.folder / "cluster"
-
-    def command(self, *words):
-        return subprocess.run([CLUSTER, *words, "--dir", self.folder], capture_output=True, text=True, check=False)
-
-    def start(self):
-        done = self.command("start")
-        if done.returncode == SKIPPED:
-            print(f"SKIPPED slurm: {done.stderr.strip()}")
-            sys.exit(SKIPPED)
-        if done.returncode:
-            sys.exit(f"the cluster did not start: {done.stderr}")
-        for line in self.command("env").stdout.splitlines():
-            for name, value in re.findall(r"(\w+)=(\S*)", line):
-                os.environ[name] = value
-
-    def ask(self, *words):
-        done = subprocess.run([*map(str, words)], capture_output=True, text=True, cwd=self.t.folder, check=False)
-        if done.returncode:
-            raise RuntimeError(f"{words}: exit code {done.returncode}: {done.stderr}")
-        return done.stdout.strip()
-
-    def submit(self, name, *options, more=()):
-        """A job of train.sbatch with run folder and log of this name."""
-        return self.ask("sbatch", "--parsable", f"--job-name={name}", f"--output={name}.log", *options, TRAIN,
-                        "config.textproto", name, *more)
-
-    def show(self, job):
-        """What Slurm knows of a job."""
-        text = self.ask("scontrol", "show", "job", "--oneliner", job)
-        return dict(word.split("=", 1) for word in text.split() if "=" in word)
-
-    def log(self, name):
-        path = self.t.folder / f"{name}.log"
-        return path.read_text(errors="replace") if path.exists() else ""
-
-    def wait(self, what, condition):
-        """Until the condition gives something true; that."""
-        for _ in range(PATIENCE * 5):
-            value = condition()
-            if value:
-                return value
-            time.sleep(0.2)
-        raise RuntimeError(f"waited in vain for {what}\n{self.ask('squeue')}")
-
-    def wait_for_checkpoint(self, name, job):
-        folder = self.t.folder / name / "checkpoints"
-
-        def saved():
-            if self.show(job)["JobState"] not in ("PENDING", "CONFIGURING", "RUNNING"):
-                raise RuntimeError(f"{name} ended without a checkpoint\n{self.log(name)[-2000:]}")
-            return folder.is_dir() and any(path.name.isdigit() for path in folder.iterdir())
-        self.wait(f"a checkpoint of {name}", saved)
-
-    def wait_for_end(self, name, job):
-        """The job's last word: neither queued, running nor about to be queued again."""
-        def ended():
-            shown = self.show(job)
-            return shown if shown["JobState"] in ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL") else None
-        return self.wait(f"the end of {name}", ended)
 
 
 def warned(cluster, name):
@@ -230,14 +154,10 @@ def check_training(t, cluster):
 
 def main():
     t = Harness()
-    cluster = Cluster(t)
-    cluster.start()
-    try:
+    with Cluster(t) as cluster:
         os.environ["SHARDIT"] = t.program
         t.write_config("config.textproto", CONFIG % t.write_data("data.h5"))
         check_training(t, cluster)
-    finally:
-        cluster.command("stop")
     t.finish()
 
 
