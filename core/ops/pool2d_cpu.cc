@@ -72,7 +72,10 @@ void AverageOfWindow(const PoolShape& shape, const float* image, PoolRange rows,
 // Adds to `sums` what `channels` channels of one pixel have from a window. Of a maximum: `at` is the pixel's place.
 void AddFromMax(const float* __restrict dy, const int32_t* __restrict winners, int32_t at, int64_t channels,
                 float* __restrict sums) {
-  for (int64_t c = 0; c < channels; ++c) sums[c] += winners[c] == at ? dy[c] : 0.0f;
+  for (int64_t c = 0; c < channels; ++c) {
+    const float grad = dy[c];  // read always: a vector of reads cannot be conditional
+    sums[c] += winners[c] == at ? grad : 0.0f;
+  }
 }
 void AddFromAverage(const float* __restrict dy, float divisor, int64_t channels, float* __restrict sums) {
   for (int64_t c = 0; c < channels; ++c) sums[c] += dy[c] / divisor;
