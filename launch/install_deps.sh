@@ -9,8 +9,10 @@ packages=(
   g++ cmake make ninja-build ccache pkg-config
   # libraries
   libopenmpi-dev openmpi-bin libhdf5-dev libprotobuf-dev protobuf-compiler libabsl-dev libspdlog-dev libfmt-dev
-  libhwy-dev libhwloc-dev nlohmann-json3-dev libcli11-dev libpng-dev zlib1g-dev
+  libhwy-dev libhwloc-dev nlohmann-json3-dev libcli11-dev libpng-dev zlib1g-dev libssl-dev
   libopenblas-dev liblapacke-dev
+  # figures of reports
+  gnuplot-nox
   # data of the quickstart
   dataset-fashion-mnist
 )
