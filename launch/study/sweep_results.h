@@ -3,6 +3,7 @@
 
 #include <string>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "nlohmann/json.hpp"
 
@@ -10,8 +11,15 @@ namespace shardit {
 
 // The document of OUT/results.json (docs/formats.md, Studies), collected anew: every run that OUT/sweep.textproto
 // describes, whatever became of it. A missing or damaged file of a run costs that run the fields that stood in it,
-// never the document, and `message` says so. Writes nothing; the folder may have been moved or copied. NotFound where
-// the folder holds no sweep.textproto; InvalidArgument where that file is damaged.
+// never the document, and `message` says so. Paths in it count from the study's folder. Writes nothing; the folder may
+// have been moved or copied. NotFound where the folder holds no sweep.textproto; InvalidArgument where that file is
+// damaged.
 absl::StatusOr<nlohmann::ordered_json> CollectSweep(const std::string& study_folder);
+
+// Collects, and replaces OUT/results.json and OUT/results.csv (a row a run and scored step). Returns the document.
+absl::StatusOr<nlohmann::ordered_json> WriteSweepResults(const std::string& study_folder);
+
+// For people: a row a run, with its last scores; what did not finish with its reason.
+std::string SweepTable(const nlohmann::ordered_json& results);
 
 }  // namespace shardit

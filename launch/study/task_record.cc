@@ -44,15 +44,6 @@ struct flock WholeFile() {
   return lock;
 }
 
-bool IsLocked(const std::string& folder) {
-  const int descriptor = open(LockPath(folder).c_str(), O_RDWR | O_CLOEXEC | O_NOFOLLOW);
-  if (descriptor < 0) return false;
-  struct flock lock = WholeFile();
-  const bool locked = fcntl(descriptor, F_OFD_GETLK, &lock) == 0 && lock.l_type != F_UNLCK;
-  close(descriptor);
-  return locked;
-}
-
 std::string Text(const nlohmann::json& json, const char* key) {
   const auto found = json.find(key);
   return found != json.end() && found->is_string() ? found->get<std::string>() : "";
@@ -94,7 +85,7 @@ TaskRecord ReadTaskRecord(const std::string& folder) {
   record.host = Text(json, "host");
   record.begun = Text(json, "begun");
   record.changed = Text(json, "changed");
-  if (record.state == TaskState::kRunning && record.host == HostName() && !IsLocked(folder)) {
+  if (record.state == TaskState::kRunning && record.host == HostName() && !IsFileLocked(LockPath(folder))) {
     record.state = TaskState::kInterrupted;
     record.message = "its process ended without a word";
   }
@@ -118,6 +109,15 @@ absl::Status WriteTaskRecord(const std::string& folder, TaskRecord* record) {
   // A host's name or a message need not be UTF-8.
   const std::string text = json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace);
   return AtomicWriteFile(PosixFileSystem(), RecordPath(folder), text + "\n");
+}
+
+bool IsFileLocked(const std::string& path) {
+  const int descriptor = open(path.c_str(), O_RDWR | O_CLOEXEC | O_NOFOLLOW);
+  if (descriptor < 0) return false;
+  struct flock lock = WholeFile();
+  const bool locked = fcntl(descriptor, F_OFD_GETLK, &lock) == 0 && lock.l_type != F_UNLCK;
+  close(descriptor);
+  return locked;
 }
 
 absl::StatusOr<std::unique_ptr<TaskLock>> TaskLock::Take(const std::string& folder) {

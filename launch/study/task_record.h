@@ -42,6 +42,10 @@ TaskRecord ReadTaskRecord(const std::string& folder);
 // Also stamps `changed`, `host` and, if empty, `begun`.
 absl::Status WriteTaskRecord(const std::string& folder, TaskRecord* record);
 
+// Whether another open file, of any process that locks reach, holds a kernel lock on the file: of `task.lock`, and of
+// the `lease` of a training (trainer/faults/run_lease.h).
+bool IsFileLocked(const std::string& path);
+
 // A kernel lock on `task.lock` of the folder, freed however the holder ends. File systems without locks let every taker
 // through: training has a lease of its own.
 class TaskLock {
