@@ -121,6 +121,8 @@ SlurmdParameters=config_overrides
 # A dead node is noticed, and its job queued again, within seconds.
 SlurmdTimeout=6
 KillWait=10
+# Jobs that are over are remembered for a day.
+MinJobAge=86400
 ReturnToService=2
 JobRequeue=1
 # The preempted get their own warning signal (--signal), not TERM.
@@ -135,7 +137,11 @@ END
   done
 }
 
-all_idle_or_busy() { [[ $(sinfo --noheader --states=idle,mixed,alloc --format=%D 2>/dev/null | head -n 1) == "$nodes" ]]; }
+all_up() {
+  local states
+  states=$(sinfo --noheader --Node --partition=main --format=%T 2>/dev/null) && [[ -n $states ]] &&
+    [[ ! $states =~ down|unk|\* ]]
+}
 
 start() {
   local program i
@@ -162,7 +168,7 @@ start() {
     [[ -n $(daemons_of "n$i") ]] || slurmd -f "$SLURM_CONF" -N "n$i" 2>>"$dir/log/start" || fail "slurmd: see $dir/log/n$i"
   done
   for ((i = 0; i < 300; ++i)); do
-    ! all_idle_or_busy || return 0
+    ! all_up || return 0
     sleep 0.2
   done
   fail "the nodes did not come up within a minute; see $dir/log"

@@ -110,7 +110,7 @@ def misconfigured(cluster, name):
 
 
 DISTURBED = [warned, preempted, limited, lost_rank, lost_node, chained]
-# How each case's last job ends, and after how many restarts, where it is not COMPLETED after one.
+# How the last job of the other cases ends, and after how many restarts. On a busy machine a disturbed one may need several.
 ENDS = {chained: ("COMPLETED", 0), cancelled: ("CANCELLED", 0), hopeless: ("FAILED", 3), misconfigured: ("FAILED", 0)}
 
 
@@ -124,10 +124,10 @@ def follow(cluster, case):
         return [f"{name}: {error}"]
     failures = []
     log = cluster.log(name)
-    state, restarts = ENDS.get(case, ("COMPLETED", 1))
-    if (shown["JobState"], shown["Restarts"]) != (state, str(restarts)):
-        failures.append(f"{name}: {shown['JobState']} after {shown['Restarts']} restarts, expected {state} after "
-                        f"{restarts}\n{log[-3000:]}")
+    state, restarts = shown["JobState"], int(shown["Restarts"])
+    good = (state, restarts) == ENDS[case] if case in ENDS else state == "COMPLETED" and restarts > 0
+    if not good:
+        failures.append(f"{name}: {state} after {restarts} restarts\n{log[-3000:]}")
     if said not in log:
         failures.append(f"{name}: expected '{said}' in the log\n{log[-3000:]}")
     return failures
