@@ -29,9 +29,9 @@ OpCase CrossEntropyCase(int64_t count, int64_t classes, double spread = 1) {
             const std::vector<int32_t> labels = Labels(count, classes);
             Array losses({count});
             for (int64_t n = 0; n < count; ++n) {
-              double sum = 0;
-              for (int64_t k = 0; k < classes; ++k) sum += std::exp(in[0](n, k));
-              losses(n) = std::log(sum) - in[0](n, labels[static_cast<size_t>(n)]);
+              const double at_label = in[0](n, labels[static_cast<size_t>(n)]);
+              for (int64_t k = 0; k < classes; ++k) losses(n) += std::exp(in[0](n, k) - at_label);
+              losses(n) = std::log(losses(n));
             }
             return {losses};
           },
