@@ -18,7 +18,8 @@ packages=(
 )
 case "${1:-test}" in
   run) ;;
-  test) packages+=(libgtest-dev libgmock-dev librandom123-dev clang-format git python3 python3-numpy python3-h5py) ;;
+  test) packages+=(libgtest-dev libgmock-dev librandom123-dev clang-format git python3 python3-numpy python3-h5py
+                  slurm-wlm munge procps) ;;
   *) echo "usage: launch/install_deps.sh [run|test]" >&2; exit 64 ;;
 esac
 
