@@ -47,6 +47,7 @@ struct EvaluateRequest {
   std::string write_features;    // features, spatial, logits, labels, and the same of the reference, npz
   std::string write_samples;     // drawn images and their labels, npz
   std::string write_grid;        // the first ten drawn images of every class, png
+  std::string report_path;       // where the caller will write the report: checked with the others, before the work
 };
 
 // Collective over the world; every rank gets the same status, rank 0 the report. What can be wrong with the request is

@@ -22,6 +22,8 @@ class ImageSource {
   virtual const ImageShape& shape() const = 0;
   // One label an image, each >= 0; empty where the set has none.
   virtual const std::vector<int32_t>& labels() const = 0;
+  // What the labels are below, as the set states it; 0: it does not.
+  virtual int64_t classes() const { return 0; }
 
   // Images first, first + 1, ... as uint8 NHWC: as many as fill `pixels` (whole images inside the set: CHECK). Memory
   // does not grow with the set. Reading forward is cheapest. Not thread-safe.

@@ -1,0 +1,48 @@
+// The two sides of an evaluation, samples and reference: what lies at a path, and what is known of it.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "core/tensor/rank_context.h"
+#include "trainer/evaluate/image_source.h"
+#include "trainer/evaluate/statistics_file.h"
+#include "trainer/sample.h"
+
+namespace shardit {
+
+enum class SideKind { kFile, kModel };  // kFile: images or statistics
+
+// What rank 0 finds out about a path and tells the others: a run folder's newest checkpoint must be the same one on all
+// ranks, and one rank reads for the hash.
+struct SideIdentity {
+  SideKind kind = SideKind::kFile;
+  std::string path;    // of a run folder, that of its newest checkpoint
+  std::string sha256;  // of the file or files; of a checkpoint, of its manifest, which holds checksums of all the rest
+
+  std::string Pack() const;
+  static SideIdentity Unpack(const std::string& packed);
+};
+// Reads all of the file or files. A model is a .safetensors file, a checkpoint or a run folder.
+absl::StatusOr<SideIdentity> IdentifySide(const std::string& path);
+
+struct EvaluationSide {
+  std::optional<ReferenceStatistics> statistics;
+  std::unique_ptr<ImageSource> images;  // null: statistics only
+  nlohmann::ordered_json description;   // for the report
+  int64_t chunk = 512;                  // images that are done and stored at once
+};
+
+// The first `num` images (0: all) at an identified path, or its statistics; of an npz that holds both, both where
+// `take_statistics`, else the images. InvalidArgument (exit code 64) where there are fewer.
+absl::StatusOr<EvaluationSide> OpenFileSide(const SideIdentity& identity, int64_t num, bool take_statistics);
+
+// `num` samples of a model as `request` says.
+absl::StatusOr<EvaluationSide> OpenModelSide(RankContext& context, const SideIdentity& identity, int64_t num,
+                                             SampleRequest request);
+
+}  // namespace shardit
