@@ -67,15 +67,22 @@ std::vector<GridPoint> PointsOf(const config::Sweep::Grid& grid) {
   return points;
 }
 
-// The numbers of a named size in place of its name, so that each can be changed.
+// The numbers of a named size in place of its name, so that each can be changed. Those given beside it must agree.
 absl::Status SpellOutSize(config::Model* model) {
   if (model->size().empty()) return absl::OkStatus();
   const absl::StatusOr<DitConfig> named = FindVariant(model->size());
-  if (!named.ok()) return Invalid("model.size: ", std::string(named.status().message()));
-  if (!model->has_depth()) model->set_depth(named->depth);
-  if (!model->has_width()) model->set_width(named->width);
-  if (!model->has_heads()) model->set_heads(named->heads);
-  if (!model->has_patch()) model->set_patch(named->patch);
+  if (!named.ok()) return Invalid("run.model.size: ", std::string(named.status().message()));
+  const bool agrees = (!model->has_depth() || model->depth() == named->depth) &&
+                      (!model->has_width() || model->width() == named->width) &&
+                      (!model->has_heads() || model->heads() == named->heads) &&
+                      (!model->has_patch() || model->patch() == named->patch);
+  if (!agrees) {
+    return Invalid("run.model: expected size \"", model->size(), "\", or depth, width, heads and patch, got both");
+  }
+  model->set_depth(named->depth);
+  model->set_width(named->width);
+  model->set_heads(named->heads);
+  model->set_patch(named->patch);
   model->clear_size();
   return absl::OkStatus();
 }
@@ -179,18 +186,14 @@ void KeepEvaluated(const std::vector<int64_t>& evaluated, config::RunConfig* run
   checkpoint.set_keep_every(std::gcd(checkpoint.keep_every(), common));
 }
 
-absl::StatusOr<SweepRun> MakeRun(const config::Sweep& sweep, const GridPoint& point) {
-  config::RunConfig run = sweep.run();
-  RETURN_IF_ERROR(ApplyPoint(point, &run));
+absl::StatusOr<SweepRun> MakeRun(const config::Sweep& sweep, const GridPoint& point, config::RunConfig run) {
   SweepRun made{.name = RunName(point, run), .model = ModelName(point, run.model())};
-  ASSIGN_OR_RETURN(const ResolvedConfig model, ParseRunConfig(ToText(run), made.name, ConfigUse::kModel, 1));
+  ASSIGN_OR_RETURN(const ResolvedConfig model, ParseRunConfig(ToText(run), "run", ConfigUse::kModel, 1));
   run.mutable_train()->set_steps(StepsOf(sweep, run, model.options.model));
-  absl::StatusOr<std::vector<int64_t>> evaluated = EvaluatedSteps(sweep, run);
-  if (!evaluated.ok()) return Invalid(made.name, ": ", std::string(evaluated.status().message()));
-  made.evaluated = *std::move(evaluated);
+  ASSIGN_OR_RETURN(made.evaluated, EvaluatedSteps(sweep, run));
   KeepEvaluated(made.evaluated, &run);
   made.text = ToText(run);
-  ASSIGN_OR_RETURN(made.config, ParseRunConfig(made.text, made.name, ConfigUse::kTrain, sweep.launch().ranks()));
+  ASSIGN_OR_RETURN(made.config, ParseRunConfig(made.text, "run", ConfigUse::kTrain, sweep.launch().ranks()));
   return made;
 }
 
@@ -215,11 +218,15 @@ absl::StatusOr<std::vector<SweepRun>> MakeRuns(const config::Sweep& sweep) {
   }
   if (points.empty()) points.push_back({});
   std::vector<SweepRun> runs;
-  std::map<std::string, std::string> texts;  // by name
+  std::map<std::string, std::string> configs;  // by name
   for (const GridPoint& point : points) {
-    ASSIGN_OR_RETURN(SweepRun run, MakeRun(sweep, point));
-    const auto [known, is_new] = texts.emplace(run.name, run.text);
-    if (!is_new && known->second != run.text) {
+    config::RunConfig config = sweep.run();
+    RETURN_IF_ERROR(ApplyPoint(point, &config));
+    absl::StatusOr<SweepRun> made = MakeRun(sweep, point, config);
+    if (!made.ok()) return Invalid(RunName(point, config), ": ", std::string(made.status().message()));
+    SweepRun run = *std::move(made);
+    const auto [known, is_new] = configs.emplace(run.name, run.config.text);
+    if (!is_new && known->second != run.config.text) {
       return Invalid("grid: two different runs are both called ", run.name, "; name their models apart");
     }
     if (!is_new) continue;

@@ -94,10 +94,10 @@ absl::StatusOr<SweepCost> CostOfSweep(const SweepStudy& sweep) {
 }
 
 std::string CostText(const SweepStudy& sweep, const SweepCost& cost) {
-  std::string text =
-      absl::StrFormat("study %s, %d runs on %d ranks each, in %s\n%-28s %11s %8s %9s %10s %10s %8s %8s %8s  %s\n",
-                      sweep.name, cost.runs.size(), sweep.launch.ranks, sweep.folder, "run", "parameters", "GMACs",
-                      "steps", "images", "EFLOP", "MiB/rank", "train h", "sample h", "there");
+  std::string text = absl::StrFormat(
+      "study %s, %d runs on %d %s each, in %s\n%-28s %11s %8s %9s %10s %10s %8s %8s %8s  %s\n", sweep.name,
+      cost.runs.size(), sweep.launch.ranks, sweep.launch.ranks == 1 ? "rank" : "ranks", sweep.folder, "run",
+      "parameters", "GMACs", "steps", "images", "EFLOP", "MiB/rank", "train h", "sample h", "there");
   for (const RunCost& run : cost.runs) {
     absl::StrAppendFormat(&text, "%-28s %11d %8.4g %9d %10d %10.3g %8.0f %8.3g %8.3g  %s%s\n", run.name, run.parameters,
                           run.gmacs_forward, run.steps, run.images, run.train_eflop,
