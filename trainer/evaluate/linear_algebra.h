@@ -1,6 +1,7 @@
 // The few calls of BLAS and LAPACK (OpenBLAS) behind the scores, on row-major double matrices. Results are the same
 // for the same shapes, threads and processor; another number of threads changes them by rounding only. To be called
-// from one thread at a time, as OpenBLAS has threads of its own; from several once SetLinearAlgebraThreads(1) was called.
+// from one thread at a time, as OpenBLAS has threads of its own; from several once SetLinearAlgebraThreads(1) was
+// called.
 #pragma once
 
 #include <cstdint>
