@@ -104,7 +104,7 @@ void AddTrain(CommandLine& line, CLI::App* parent) {
   command->add_option("--out", training.out, "Extractor file to write")->type_name("FILE")->required();
   command->add_option("--epochs", training.epochs, "Passes over the data (default 5)")->type_name("N");
   command->add_option("--batch", training.batch, "Images a step (default 128)")->type_name("N");
-  command->add_option("--learning-rate", training.learning_rate, "Peak (default 0.003)")->type_name("X");
+  command->add_option("--learning-rate", training.learning_rate, "Peak (default 0.002)")->type_name("X");
   command->add_option("--weight-decay", training.weight_decay, "AdamW's (default 0.01)")->type_name("X");
   command->add_option("--first-channels", training.first_channels, "Width of the network (default 16)")->type_name("N");
   command->add_option("--seed", training.seed, "Of weights, order and shifts (default 0)")->type_name("N");

@@ -3,6 +3,7 @@
 
 #include <cmath>
 #include <iterator>
+#include <numeric>
 #include <string>
 
 #include "absl/strings/str_cat.h"
@@ -24,6 +25,15 @@ constexpr int kPools = 2;
 // The same value in another shape. Its gradient is gathered in the shape that it had where it was made: the elements
 // lie in the same order.
 Var Reshaped(const Var& x, const Shape& shape) { return Var(x.value().Reshape(shape), x.producer(), x.output()); }
+
+// The means over the cells of a grid on a square map, [N, grid grid C]; with grid 1 on any map.
+Var CellMeans(Tape& tape, const Var& map_NHWC, int64_t grid) {
+  if (grid == 1) return GlobalAveragePool(tape, map_NHWC);
+  const int64_t side = map_NHWC.dim(1) / grid;
+  const PoolWindow cells = {.kernel_h = side, .kernel_w = side, .stride = side};
+  const Var means = Pool2d(tape, map_NHWC, PoolKind::kAverage, cells);
+  return Reshaped(means, {means.dim(0), grid * grid * means.dim(3)});
+}
 
 // A linear layer as a convolution of images of one pixel: a row of the result does not depend on the other rows.
 Var Dense(Tape& tape, const Var& x_NC, Parameter& weight, Parameter& bias) {
@@ -50,6 +60,11 @@ absl::Status ClassifierConfig::Validate() const {
   return absl::OkStatus();
 }
 
+int64_t ClassifierConfig::grid() const {
+  if (height != width) return 1;
+  return std::gcd(height / 4, int64_t{4});
+}
+
 int64_t ClassifierConfig::spatial_dim() const {
   if (4 * first_channels < kSpatialChannels) return 0;
   const int64_t values = height / 4 * (width / 4) * kSpatialChannels;
@@ -62,7 +77,7 @@ Classifier::Classifier(const ClassifierConfig& config) : config_(config) {
   convs_[1] = AddLayer("conv1", 3, w, 2 * w);
   convs_[2] = AddLayer("conv2", 3, 2 * w, 4 * w);
   convs_[3] = AddLayer("conv3", 3, 4 * w, 4 * w);
-  features_ = AddLayer("features", 1, 4 * w, config.feature_dim);
+  features_ = AddLayer("features", 1, 4 * w * config.grid() * config.grid(), config.feature_dim);
   head_ = AddLayer("head", 1, config.feature_dim, config.classes);
 }
 
@@ -91,7 +106,7 @@ Classifier::Output Classifier::Forward(Tape& tape, const Var& x_NHWC) const {
     if (i < kPools) x = Pool2d(tape, x, PoolKind::kMax, kHalf);
   }
   Output output{.map_NHWC = x};
-  output.features = Relu(tape, Dense(tape, GlobalAveragePool(tape, x), *features_.weight, *features_.bias));
+  output.features = Relu(tape, Dense(tape, CellMeans(tape, x, config_.grid()), *features_.weight, *features_.bias));
   output.logits = Dense(tape, output.features, *head_.weight, *head_.bias);
   return output;
 }

@@ -3,7 +3,8 @@
 // comparable with each other, for one file of weights, and with no published FID.
 //
 //   four 3 x 3 convolutions with bias and ReLU, W, 2W, 4W, 4W channels wide, the first two followed by 2 x 2
-//   max-pools; the mean over pixels; a linear layer with ReLU (the features); a linear layer (the logits)
+//   max-pools; the means over the cells of a grid of at most 4 x 4; a linear layer with ReLU (the features); a linear
+//   layer (the logits)
 #pragma once
 
 #include <cstdint>
@@ -25,6 +26,10 @@ struct ClassifierConfig {
 
   // InvalidArgument with field, expectation and value. What passes can be sized in int64 without overflow.
   absl::Status Validate() const;
+
+  // Cells of the grid along a side: the largest of 4, 2 and 1 that divides the last convolution's side; 1, the mean
+  // over all pixels, for images that are not square.
+  int64_t grid() const;
 
   // The last convolution's result is [height / 4, width / 4, 4W]; its first channels are the spatial features, as sFID
   // takes seven of Inception's, where that is small enough for a covariance matrix; else there are none.

@@ -233,7 +233,7 @@ TEST_F(TrainClassifierTest, RefusesWhatMakesNoSense) {
   training_.data = folder_ / "latents.h5";
   EXPECT_THAT(std::string(Train(1).status().message()), HasSubstr("channels 4, expected 1 (grey) or 3 (RGB)"));
   training_ = good;
-  WriteTestFile(TestInfo(folder_ / "wide.h5", 10, {1, 8, 16}));
+  WriteTestFile(TestInfo(folder_ / "wide.h5", 2, {1, 8, 16}));
   training_.validation = folder_ / "wide.h5";
   EXPECT_THAT(std::string(Train(1).status().message()), HasSubstr("images of 1 x 8 x 16, expected 1 x 8 x 8"));
   EXPECT_EQ(KindOfPath(training_.out), PathKind::kMissing);

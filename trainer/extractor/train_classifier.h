@@ -18,7 +18,7 @@ struct ClassifierTraining {
   int64_t epochs = 5;
   int64_t batch = 128;
   uint64_t seed = 0;
-  double learning_rate = 3e-3;
+  double learning_rate = 2e-3;
   double weight_decay = 0.01;
   int64_t first_channels = 16;
   bool flip = false;  // mirror half of the images: not for digits and letters
