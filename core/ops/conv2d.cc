@@ -50,7 +50,7 @@ bool IsProduct(const Conv2dShape& shape) {
 int64_t TilePixels(const RankContext& context, const Conv2dShape& shape, DType dtype) {
   const int64_t window_bytes = shape.window_elements() * SizeOf(dtype);
   int64_t pixels = kMaxTileBytes / window_bytes;
-  if (!context.on_cuda()) pixels = std::min(pixels, std::max(kCachedTileBytes / window_bytes, kMinCachedPixels));
+  if (context.device().is_cpu()) pixels = std::min(pixels, std::max(kCachedTileBytes / window_bytes, kMinCachedPixels));
   return std::max(pixels, kMinPixels);
 }
 

@@ -4,6 +4,7 @@
 
 #include "core/ops/batch_norm.h"
 #include "core/ops/concat_channels.h"
+#include "core/ops/conv2d.h"
 #include "core/ops/relu.h"
 #include "tests/core/op_case_cpu.h"
 #include "tests/core/ops/op_cases.h"
@@ -36,10 +37,13 @@ TEST(Relu, KeepsNanAndStopsGradientsAtZero) {
 
 TEST(Relu, KeepsItsOutputOnly) {
   RankContext context(1);
-  Leaf x;
-  x.value = Tensor::Zeros(context.allocator(), {5, 7});
+  Leaf leaf;
+  leaf.value = Tensor::Zeros(context.allocator(), {1, 5, 7, 1});
+  const Var one(Tensor::Zeros(context.allocator(), {1, 1, 1, 1}));
   Tape tape(context);
-  EXPECT_EQ(Relu(tape, Var(x)).producer()->saved_bytes(), 5 * 7 * 4);
+  const Var x = Conv2d(tape, Var(leaf), one, nullptr, {});  // not a leaf's value, which would not be counted
+  Relu(tape, x);
+  EXPECT_EQ(tape.SavedBytes(), 5 * 7 * 4);
 }
 
 TEST(BatchNorm, KeepsNan) {

@@ -30,6 +30,10 @@ std::vector<OpCase> UnpatchifyCases();
 // All of them. Names are unique.
 std::vector<OpCase> AllOpCases();
 
+// Not among them: tiles of windows that end within an image, and images of several tiles, on the CPU, whose tiles are
+// the smaller ones.
+std::vector<OpCase> Conv2dTileCases();
+
 // A shape of a published model, for large cases.
 struct ModelWidth {
   int64_t width;
