@@ -205,7 +205,8 @@ TEST_F(TrainClassifierTest, LearnsAndSaysHowWell) {
   EXPECT_EQ(summary->parameters, report->parameters);
   EXPECT_EQ(summary->info.classes, 2);
   EXPECT_EQ(summary->metadata.at("train.epochs"), "4");
-  EXPECT_EQ(summary->metadata.at("validation.accuracy"), absl::StrCat(*report->accuracy));
+  EXPECT_EQ(std::stod(summary->metadata.at("validation.accuracy")), *report->accuracy);
+  EXPECT_EQ(std::stod(summary->metadata.at("train.loss")), report->loss);
   EXPECT_EQ(summary->metadata.at("train.fingerprint").size(), 16u);
   EXPECT_NE(summary->metadata.at("train.fingerprint"), summary->metadata.at("validation.fingerprint"));
 }

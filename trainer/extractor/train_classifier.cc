@@ -1,6 +1,8 @@
 // Shape suffixes: N batch, C channels, H rows, W columns of pixels.
 #include "trainer/extractor/train_classifier.h"
 
+#include <spdlog/fmt/fmt.h>
+
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -188,27 +190,65 @@ absl::StatusOr<double> Accuracy(RankContext& context, const Classifier& classifi
   return static_cast<double>(right) / static_cast<double>(dataset.size());
 }
 
+// All steps of the report. Fills in its last loss and accuracy.
+absl::Status RunSteps(RankContext& context, const ClassifierTraining& training,
+                      const std::shared_ptr<const Dataset>& dataset, const Dataset* validation,
+                      const Classifier& classifier, ClassifierState& state, std::chrono::steady_clock::time_point start,
+                      ClassifierReport* report) {
+  ASSIGN_OR_RETURN(
+      const std::unique_ptr<Loader> loader,
+      Loader::Create(dataset, {.seed = training.seed, .global_batch = training.batch, .flip = training.flip}));
+  // Steps until an epoch is over; the last of them may begin the next.
+  const auto epoch_end = [&](int64_t epoch) { return CeilDiv((epoch + 1) * dataset->size(), training.batch); };
+  double loss_sum = 0;
+  int64_t epoch = 0, loss_steps = 0;
+  for (int64_t step = 0; step < report->steps; ++step) {
+    ASSIGN_OR_RETURN(const Batch* batch, loader->Next());
+    state.BeginStep();
+    loss_sum += LossAndGradients(context, classifier, BatchImages(context, *batch, classifier.config(), training.seed),
+                                 batch->y);
+    if (!std::isfinite(loss_sum)) {
+      return WithExitCode(
+          absl::FailedPreconditionError(absl::StrCat("the loss is not finite at step ", step + 1,
+                                                     "; try a smaller --learning-rate than ", training.learning_rate)),
+          ExitCode::kNumerics);
+    }
+    state.Update(context, step, LearningRate(training, step, report->steps), training.weight_decay);
+    ++loss_steps;
+    if (step + 1 < epoch_end(epoch)) continue;
+    report->loss = loss_sum / static_cast<double>(loss_steps * training.batch);
+    loss_sum = 0, loss_steps = 0, ++epoch;
+    if (validation != nullptr) {
+      ASSIGN_OR_RETURN(report->accuracy, Accuracy(context, classifier, *validation));
+    }
+    LOG_INFO("epoch {} of {}: loss {:.4f}{}, {:.0f} s", epoch, training.epochs, report->loss,
+             report->accuracy ? fmt::format(", held-out accuracy {:.4f}", *report->accuracy) : "", SecondsSince(start));
+  }
+  return absl::OkStatus();
+}
+
 // Where the weights come from, for the file and for people.
 std::map<std::string, std::string> Origin(const ClassifierTraining& training, const ClassifierReport& report,
                                           const Dataset& dataset, const Dataset* validation) {
   const auto fingerprint = [](const Dataset& data) {
     return absl::StrCat(absl::Hex(data.Fingerprint(), absl::kZeroPad16));
   };
+  // Numbers in shortest round-trip form.
   std::map<std::string, std::string> origin = {
       {"train.images", absl::StrCat(report.images)},
       {"train.fingerprint", fingerprint(dataset)},
       {"train.epochs", absl::StrCat(training.epochs)},
       {"train.batch", absl::StrCat(training.batch)},
-      {"train.learning_rate", absl::StrCat(training.learning_rate)},
-      {"train.weight_decay", absl::StrCat(training.weight_decay)},
+      {"train.learning_rate", fmt::format("{}", training.learning_rate)},
+      {"train.weight_decay", fmt::format("{}", training.weight_decay)},
       {"train.flip", training.flip ? "true" : "false"},
       {"train.seed", absl::StrCat(training.seed)},
-      {"train.loss", absl::StrCat(report.loss)},
+      {"train.loss", fmt::format("{}", report.loss)},
   };
   if (validation == nullptr) return origin;
   origin["validation.images"] = absl::StrCat(validation->size());
   origin["validation.fingerprint"] = fingerprint(*validation);
-  origin["validation.accuracy"] = absl::StrCat(*report.accuracy);
+  origin["validation.accuracy"] = fmt::format("{}", *report.accuracy);
   return origin;
 }
 
@@ -223,38 +263,13 @@ absl::StatusOr<ClassifierReport> TrainClassifier(RankContext& context, const Cla
   if (!training.validation.empty()) {
     ASSIGN_OR_RETURN(validation, OpenValidation(training.validation, config));
   }
-  ASSIGN_OR_RETURN(
-      const std::unique_ptr<Loader> loader,
-      Loader::Create(dataset, {.seed = training.seed, .global_batch = training.batch, .flip = training.flip}));
   Classifier classifier(config);
-  ClassifierState state(classifier, training.seed);
   ClassifierReport report{.config = config,
                           .parameters = classifier.parameters().elements(),
                           .images = dataset->size(),
                           .steps = CeilDiv(training.epochs * dataset->size(), training.batch)};
-  const int64_t steps_an_epoch = std::max<int64_t>(1, report.steps / training.epochs);
-  double loss_sum = 0;
-  int64_t loss_steps = 0;
-  for (int64_t step = 0; step < report.steps; ++step) {
-    ASSIGN_OR_RETURN(const Batch* batch, loader->Next());
-    state.BeginStep();
-    loss_sum += LossAndGradients(context, classifier, BatchImages(context, *batch, config, training.seed), batch->y);
-    if (!std::isfinite(loss_sum)) {
-      return WithExitCode(
-          absl::FailedPreconditionError(absl::StrCat("the loss is not finite at step ", step + 1,
-                                                     "; try a smaller --learning-rate than ", training.learning_rate)),
-          ExitCode::kNumerics);
-    }
-    state.Update(context, step, LearningRate(training, step, report.steps), training.weight_decay);
-    if (++loss_steps % steps_an_epoch != 0 && step + 1 < report.steps) continue;
-    report.loss = loss_sum / static_cast<double>(loss_steps * training.batch);
-    loss_sum = 0, loss_steps = 0;
-    if (validation != nullptr) {
-      ASSIGN_OR_RETURN(report.accuracy, Accuracy(context, classifier, *validation));
-    }
-    LOG_INFO("step {} of {}: loss {:.4f}{}, {:.0f} s", step + 1, report.steps, report.loss,
-             report.accuracy ? fmt::format(", held-out accuracy {:.4f}", *report.accuracy) : "", SecondsSince(start));
-  }
+  ClassifierState state(classifier, training.seed);
+  RETURN_IF_ERROR(RunSteps(context, training, dataset, validation.get(), classifier, state, start, &report));
   report.seconds = SecondsSince(start);
   RETURN_IF_ERROR(WriteClassifier(PosixFileSystem(), training.out, classifier,
                                   Origin(training, report, *dataset, validation.get())));
