@@ -143,6 +143,7 @@ TEST(Moments, RefuseOtherBytes) {
 TEST(LinearAlgebra, ThreadsChangeRoundingOnly) {
   const OwnedRows rows = GoldenFeatures(2, 600, 200);
   SetLinearAlgebraThreads(1);
+  EXPECT_EQ(openblas_get_num_threads(), 1);
   const auto one = MomentsOf(rows).Estimate();
   SetLinearAlgebraThreads(2);
   EXPECT_EQ(openblas_get_num_threads(), 2);
