@@ -196,7 +196,7 @@ TEST(PickleTest, BoundsWhatAProgramMayDo) {
   EXPECT_EQ(PickleRefusal(Program("N")), "accepted");
   EXPECT_THAT(PickleRefusal(Program("")), HasSubstr("finds the stack empty"));
   EXPECT_THAT(PickleRefusal(Program("t")), HasSubstr("finds no mark"));
-  EXPECT_THAT(PickleRefusal(Program("N(0")), HasSubstr("finds the stack empty"));  // not below the mark
+  EXPECT_THAT(PickleRefusal(Program("NN(0")), HasSubstr("finds the stack empty"));  // not below the mark
   EXPECT_THAT(PickleRefusal(Program("h\x05")), HasSubstr("asks for memo 5"));
   EXPECT_THAT(PickleRefusal(Program("}Ns")), HasSubstr("too few values"));
   EXPECT_THAT(PickleRefusal(Program("NNa")), HasSubstr("holds nothing"));
