@@ -183,7 +183,8 @@ def wait_for(path, process):
 
 
 def check_stops(t):
-    long = STUDY.replace("images: 160", "images: 4800").replace("[10, 20]", "600").replace("every_steps: 5", "every_steps: 50")
+    long = STUDY.replace("images: 160", "images: 8000").replace("[10, 20]", "1000")
+    long = long.replace("every_steps: 5", "every_steps: 50")
     config = study(t, "stopped", long)
     first = t.folder / "stopped" / "runs" / A / "checkpoints" / "0000050"
     process = start(t, config)
@@ -206,14 +207,15 @@ def check_stops(t):
         if done.returncode == 0 and not (t.folder / "stopped" / "runs" / A / "lease").read_bytes():
             break
         time.sleep(0.05)
+    run = t.folder / "stopped" / "runs" / A
     t.expect(results(t, "stopped")[0][A]["state"] == "interrupted", "after KILL")
+    t.expect(saved < steps_logged(run)[-1] < 1000, "the training of a killed study saves and ends too")
     sweep(t, config)
     runs, _ = results(t, "stopped")
     t.expect(all(run["state"] == "finished" for run in runs.values()), f"at last: {runs}")
     whole = t.run("train", "--config", f"stopped/configs/{A}.textproto", "--out", "undisturbed")
     t.expect(whole.returncode == 0, whole.stderr)
-    run = t.folder / "stopped" / "runs" / A
-    t.expect(steps_logged(run) == list(range(1, 601)), "every step once")
+    t.expect(steps_logged(run) == list(range(1, 1001)), "every step once")
     t.expect(losses(run) == losses(t.folder / "undisturbed"), "the losses of an undisturbed run")
 
 

@@ -79,16 +79,25 @@ TEST(ChildProcess, SaysHowAndWhyItEnded) {
   EXPECT_EQ(run("exit 3").last_error, "");  // of this child, not of those before it in the log
 }
 
-TEST(ChildProcess, IsAGroupOfItsOwnWithoutTheParentsMask) {
-  StopRelay relay;  // blocks the signals
+TEST(ChildProcess, SignalsReachItsWholeGroup) {
   const std::string folder = NewFolder();
-  auto child =
-      ChildProcess::Start({.argv = {"sh", "-c", "trap 'exit 9' USR1; sleep 100 & touch '" + folder + "/up'; wait"},
-                           .log = folder + "/log"});
+  auto child = ChildProcess::Start(
+      {.argv = {"sh", "-c",
+                "cd '" + folder + "'; (trap 'touch told; exit' USR1; touch up; while :; do sleep 0.01; done) & wait"},
+       .log = folder + "/log"});
   ASSERT_TRUE(child.ok());
   WaitForFile(folder + "/up");
   (*child)->Signal(SIGUSR1);
-  EXPECT_EQ((*child)->Wait().exit_code, 9);
+  EXPECT_EQ((*child)->Wait().exit_code, 128 + SIGUSR1);
+  WaitForFile(folder + "/told");
+}
+
+TEST(ChildProcess, HearsWhatItsParentBlocks) {
+  const StopRelay relay;
+  auto child = ChildProcess::Start({.argv = {"sleep", "5"}, .log = NewFolder() + "/log"});
+  ASSERT_TRUE(child.ok());
+  (*child)->Signal(SIGUSR1);
+  EXPECT_EQ((*child)->Wait().exit_code, 128 + SIGUSR1);
 }
 
 TEST(ChildProcess, RefusesProgramsThatDoNotExist) {
