@@ -11,7 +11,7 @@ namespace {
 
 constexpr char kStyle[] = R"css(
 body { font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; color: #222; background: #fff;
-  max-width: 960px; margin: 0 auto; padding: 24px 20px 60px; }
+  max-width: 1040px; margin: 0 auto; padding: 24px 20px 60px; }
 h1 { font-size: 28px; line-height: 1.2; margin: 0 0 6px; }
 h2 { font-size: 20px; margin: 44px 0 8px; padding-top: 14px; border-top: 1px solid #ddd; }
 h3 { font-size: 16px; margin: 26px 0 4px; }
@@ -22,15 +22,16 @@ figure { margin: 12px 0; }
 figure svg { display: block; max-width: 100%; height: auto; }
 figcaption { color: #555; font-size: 13.5px; max-width: 76ch; }
 .scroll { overflow-x: auto; margin: 10px 0; }
-table { border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums; }
-th, td { text-align: left; vertical-align: top; padding: 3px 9px 3px 0; border-bottom: 1px solid #e4e4e4; overflow-wrap: anywhere; }
-th { border-bottom: 1.5px solid #888; vertical-align: bottom; font-weight: 600; overflow-wrap: normal; }
-th.number, td.number { text-align: right; overflow-wrap: normal; }
+table { border-collapse: collapse; font-size: 12.5px; font-variant-numeric: tabular-nums; }
+th, td { text-align: left; vertical-align: top; padding: 3px 9px 3px 0; border-bottom: 1px solid #e4e4e4; white-space: nowrap; }
+th { border-bottom: 1.5px solid #888; vertical-align: bottom; font-weight: 600; white-space: normal; }
+th.number, td.number { text-align: right; white-space: normal; }
+td.long { white-space: normal; overflow-wrap: anywhere; min-width: 13em; }
 td:last-child, th:last-child { padding-right: 0; }
 tr.unfinished td { background: #fff4e5; }
-.grids { display: grid; grid-template-columns: repeat(auto-fill, minmax(270px, 1fr)); gap: 18px; }
+.grids { display: grid; grid-template-columns: repeat(auto-fill, minmax(300px, 1fr)); gap: 18px; }
 .grids figure { margin: 0; }
-.grids img { width: 100%; image-rendering: pixelated; border: 1px solid #ddd; }
+.grids img { width: 100%; border: 1px solid #ddd; }
 footer { margin-top: 48px; border-top: 1px solid #ddd; padding-top: 10px; color: #555; font-size: 13px; }
 footer pre { white-space: pre-wrap; overflow-wrap: anywhere; font-size: 12px; margin: 4px 0; }
 @page { size: A4; margin: 14mm; }
@@ -38,7 +39,8 @@ footer pre { white-space: pre-wrap; overflow-wrap: anywhere; font-size: 12px; ma
   body { font-size: 10pt; max-width: none; padding: 0; }
   .scroll { overflow: visible; }
   table { font-size: 7pt; }
-  th, td { padding-right: 5px; }
+  th, td { padding-right: 5px; white-space: normal; }
+  td.long { min-width: 0; }
   h2, h3 { break-after: avoid; }
   figure, tr, .problem { break-inside: avoid; }
   thead { display: table-header-group; }
@@ -55,8 +57,8 @@ bool IsUnfinished(const Table& table, const std::vector<std::string>& row) {
   return false;
 }
 
-Markup CellMarkup(absl::string_view tag, const std::string& text, bool numeric) {
-  return Element(tag, Text(text), numeric ? "class=\"number\"" : "");
+Markup CellMarkup(absl::string_view tag, const std::string& text, const Column& column) {
+  return Element(tag, Text(text), column.numeric ? "class=\"number\"" : column.wraps ? "class=\"long\"" : "");
 }
 
 }  // namespace
@@ -79,10 +81,10 @@ Markup Heading(int level, absl::string_view text) {
 
 Markup TableMarkup(const Table& table) {
   Markup head, body;
-  for (const Column& column : table.columns) head += CellMarkup("th", column.title, column.numeric);
+  for (const Column& column : table.columns) head += CellMarkup("th", column.title, column);
   for (const std::vector<std::string>& row : table.rows) {
     Markup cells;
-    for (size_t i = 0; i < row.size(); ++i) cells += CellMarkup("td", row[i], table.columns[i].numeric);
+    for (size_t i = 0; i < row.size(); ++i) cells += CellMarkup("td", row[i], table.columns[i]);
     body += Element("tr", cells, IsUnfinished(table, row) ? "class=\"unfinished\"" : "");
     body.text += "\n";
   }

@@ -125,11 +125,17 @@ std::optional<FigureScript> LossFigure(const Sweep& sweep) {
   std::string commands = absl::StrCat(CommonStyle(), "set multiplot\nset key off\n");
   for (int64_t panel = 0; panel < panels; ++panel) {
     const bool leftmost = panel % columns == 0;
-    absl::StrAppend(&commands, PanelMargins(panel, columns, rows, key_fraction),
-                    AxisCommands("x", AxisScale::kLog, images, panel + columns >= panels ? "images seen" : ""),
-                    AxisCommands("y", AxisScale::kLog, losses, leftmost ? "training loss" : ""),
-                    leftmost ? "set format y '%g'\n" : "set format y ''\n",
-                    PanelPlot(curves, patches[static_cast<size_t>(panel)], style));
+    absl::StrAppend(
+        &commands, PanelMargins(panel, columns, rows, key_fraction),
+        AxisCommands({.name = "x",
+                      .scale = AxisScale::kLog,
+                      .label = panel + columns >= panels ? "images seen" : "",
+                      .max_numbers = 4},
+                     images),
+        AxisCommands(
+            {.name = "y", .scale = AxisScale::kLog, .label = leftmost ? "training loss" : "", .with_numbers = leftmost},
+            losses),
+        PanelPlot(curves, patches[static_cast<size_t>(panel)], style));
   }
   return FigureScript{.name = "loss_curves",
                       .title = absl::StrCat("Training loss of ", curves.size(), " runs"),

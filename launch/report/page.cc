@@ -173,7 +173,10 @@ Markup ScalingSectionMarkup(const ScalingSection& section) {
         "Efficiency: images/s of a rank over those of the fewest ranks. Dashed: ideal. Hollow: what the planner says.",
         absl::StrCat("No point of ", mode, " scaling was measured."));
   }
-  content += TableMarkup(ScalingTable(*section.scaling));
+  content += Heading(3, "Speed");
+  content += TableMarkup(ScalingSpeedTable(*section.scaling));
+  content += Heading(3, "Cost, and what became of each point");
+  content += TableMarkup(ScalingCostTable(*section.scaling));
   if (section.scaling->settings.empty()) return content;
   content += Heading(3, "Settings");
   content += TableMarkup(SettingsTable(section.scaling->settings));

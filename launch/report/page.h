@@ -30,6 +30,7 @@ struct ScalingSection {
   DrawnFigures figures;
 };
 
+// Moved, never copied: sections point into the study.
 struct ReportContent {
   Study study;
   std::vector<SweepSection> sweeps;

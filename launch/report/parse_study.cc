@@ -76,7 +76,7 @@ StudyRun ParseRun(const Json& document) {
                .heads = CountField(document, "heads"),
                .patch = CountField(document, "patch"),
                .seed = CountField(document, "seed"),
-               .parameters = NumberField(document, "parameters"),
+               .parameters = CountField(document, "parameters"),
                .gmacs_forward = NumberField(document, "gmacs_forward"),
                .steps = CountField(document, "steps"),
                .steps_done = CountField(document, "steps_done"),

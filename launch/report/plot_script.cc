@@ -12,7 +12,7 @@
 namespace shardit {
 namespace {
 
-constexpr int kMaxTicks = 8;
+constexpr double kLargest = 1e30;  // drawn; 1 over it is the smallest on a log axis
 
 struct Range {
   double low = 1, high = 10;
@@ -21,7 +21,8 @@ struct Range {
 Range RangeOf(const std::vector<double>& values, bool positive_only) {
   Range range{HUGE_VAL, -HUGE_VAL};
   for (const double value : values) {
-    if (!std::isfinite(value) || (positive_only && value <= 0)) continue;
+    // NaN fails every comparison.
+    if (!(std::abs(value) <= kLargest) || (positive_only && value < 1 / kLargest)) continue;
     range = {std::min(range.low, value), std::max(range.high, value)};
   }
   return range.low <= range.high ? range : Range();
@@ -53,21 +54,24 @@ std::vector<double> Multiples(Range range, const std::vector<double>& digits, in
 }
 
 // The densest choice that is not crowded; within a narrow range the even steps of a linear axis.
-std::vector<double> LogTicks(Range range) {
+std::vector<double> LogTicks(Range range, size_t max_ticks) {
   for (const std::vector<double>& digits :
        {std::vector<double>{1, 2, 3, 4, 5, 6, 7, 8, 9}, {1, 2, 3, 5, 7}, {1, 2, 5}, {1, 3}, {1}}) {
     const std::vector<double> ticks = Multiples(range, digits);
-    if (ticks.size() > kMaxTicks) continue;
+    if (ticks.size() > max_ticks) continue;
     return ticks.size() >= 3 ? ticks : LinearTicks(range);
   }
-  const int every = static_cast<int>(std::ceil(std::log10(range.high / range.low) / kMaxTicks));
+  const int every = static_cast<int>(std::ceil(std::log10(range.high / range.low) / static_cast<double>(max_ticks)));
   return Multiples(range, {1}, every);
 }
 
-std::string Ticks(const std::vector<double>& labelled, const std::vector<double>& unlabelled) {
+// Those with numbers, unless the axis has none, and small ones without.
+std::string Ticks(const std::vector<double>& numbered, const std::vector<double>& small, bool with_numbers = true) {
   std::vector<std::string> ticks;
-  for (const double tick : labelled) ticks.push_back(absl::StrCat(GnuplotString(TickText(tick)), " ", RoundTrip(tick)));
-  for (const double tick : unlabelled) ticks.push_back(absl::StrCat("'' ", RoundTrip(tick), " 1"));
+  for (const double tick : numbered) {
+    ticks.push_back(absl::StrCat(GnuplotString(with_numbers ? TickText(tick) : ""), " ", RoundTrip(tick)));
+  }
+  for (const double tick : small) ticks.push_back(absl::StrCat("'' ", RoundTrip(tick), " 1"));
   return absl::StrCat("(", absl::StrJoin(ticks, ", "), ")");
 }
 
@@ -102,9 +106,8 @@ std::string TickText(double value) {
   return absl::StrCat(mantissa == "1" ? "" : absl::StrCat(mantissa, "·"), "10", Superscript(exponent));
 }
 
-std::string AxisCommands(const std::string& axis, AxisScale scale, const std::vector<double>& values,
-                         const std::string& label) {
-  const bool log = scale == AxisScale::kLog;
+std::string AxisCommands(const Axis& axis, const std::vector<double>& values) {
+  const bool log = axis.scale == AxisScale::kLog;
   Range range = RangeOf(values, log);
   if (log) {
     const double margin = std::pow(std::max(range.high / range.low, 1.2), 0.07);
@@ -113,19 +116,21 @@ std::string AxisCommands(const std::string& axis, AxisScale scale, const std::ve
     const double margin = 0.07 * std::max(range.high - range.low, 1e-3 * std::max(std::abs(range.high), 1e-9));
     range = {range.low - margin, range.high + margin};
   }
-  const std::vector<double> ticks = log ? LogTicks(range) : LinearTicks(range);
-  std::vector<double> unlabelled;
-  if (log && range.high / range.low < 1e5) unlabelled = Multiples(range, {1, 2, 3, 4, 5, 6, 7, 8, 9});
-  std::erase_if(unlabelled, [&](double tick) { return std::find(ticks.begin(), ticks.end(), tick) != ticks.end(); });
-  return absl::StrCat(log ? "set" : "unset", " logscale ", axis, "\nset ", axis, "range [", RoundTrip(range.low), ":",
-                      RoundTrip(range.high), "]\nset ", axis, "tics ", Ticks(ticks, unlabelled), "\nset ", axis,
-                      "label ", GnuplotString(label), "\n");
+  const std::vector<double> ticks = log ? LogTicks(range, axis.max_numbers) : LinearTicks(range);
+  std::vector<double> small;
+  if (log && range.high / range.low < 1e5) small = Multiples(range, {1, 2, 3, 4, 5, 6, 7, 8, 9});
+  std::erase_if(small, [&](double tick) { return std::find(ticks.begin(), ticks.end(), tick) != ticks.end(); });
+  return absl::StrCat(log ? "set" : "unset", " logscale ", axis.name, "\nset ", axis.name, "range [",
+                      RoundTrip(range.low), ":", RoundTrip(range.high), "]\nset ", axis.name, "tics ",
+                      Ticks(ticks, small, axis.with_numbers), "\nset ", axis.name, "label ", GnuplotString(axis.label),
+                      "\n");
 }
 
-std::string CountAxisCommands(const std::string& axis, const std::vector<int64_t>& values, const std::string& label) {
+std::string CountAxisCommands(const char* name, const std::vector<int64_t>& values, const std::string& label) {
   std::vector<double> ticks;
   for (const int64_t value : values) ticks.push_back(static_cast<double>(value));
-  return absl::StrCat(AxisCommands(axis, AxisScale::kLog, ticks, label), "set ", axis, "tics ", Ticks(ticks, {}), "\n");
+  return absl::StrCat(AxisCommands({.name = name, .scale = AxisScale::kLog, .label = label}, ticks), "set ", name,
+                      "tics ", Ticks(ticks, {}), "\n");
 }
 
 std::string CommonStyle() {

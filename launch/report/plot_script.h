@@ -26,12 +26,19 @@ class DataBlock {
 
 enum class AxisScale { kLinear, kLog };
 
-// Range and ticks of `axis` ("x" or "y") such that all of `values` lie within, with a margin. Log axes take values
-// above 0 only; others are passed over. Without values the range is 1 to 10.
-std::string AxisCommands(const std::string& axis, AxisScale scale, const std::vector<double>& values,
-                         const std::string& label);
+struct Axis {
+  const char* name = "x";  // or "y"
+  AxisScale scale = AxisScale::kLinear;
+  std::string label;
+  size_t max_numbers = 8;    // at ticks
+  bool with_numbers = true;  // panels beside each other share theirs
+};
+
+// Range and ticks such that all of `values` lie within, with a margin. Passed over are values that are not finite or
+// beyond 1e30 and, on log axes, those below 1e-30. Without values the range is 1 to 10.
+std::string AxisCommands(const Axis& axis, const std::vector<double>& values);
 // An axis of counts: a tick at each of `values` and nowhere else.
-std::string CountAxisCommands(const std::string& axis, const std::vector<int64_t>& values, const std::string& label);
+std::string CountAxisCommands(const char* name, const std::vector<int64_t>& values, const std::string& label);
 
 // "0.02", "500", "2·10⁵": short enough for a tick.
 std::string TickText(double value);

@@ -55,7 +55,7 @@ Json RunJson(const StudyRun& run, const SweepAnalysis& analysis) {
           {"patch", run.patch},
           {"conditioning", run.conditioning},
           {"seed", run.seed},
-          {"parameters", ToJson(run.parameters)},
+          {"parameters", run.parameters},
           {"gmacs_forward", ToJson(run.gmacs_forward)},
           {"steps", run.steps},
           {"steps_done", run.steps_done},

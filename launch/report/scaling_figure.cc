@@ -13,6 +13,11 @@
 namespace shardit {
 namespace {
 
+constexpr int64_t kPanelHeight = 300;
+constexpr int64_t kAxisHeight = 62;  // below the panels: numbers and labels
+constexpr int64_t kKeyRowHeight = 24;
+constexpr int64_t kKeyColumns = 3;
+
 // A kind of layout: its measured and planned images/s by ranks.
 struct Series {
   std::map<int64_t, double> measured, planned;
@@ -83,22 +88,34 @@ void AddSeries(const std::map<std::string, Series>& kinds, Panel* throughput, Pa
   }
 }
 
-std::string Key(const std::map<std::string, Series>& kinds) {
-  std::vector<std::string> items = {"NaN notitle"};
+std::vector<std::string> KeyItems(const std::map<std::string, Series>& kinds) {
+  std::vector<std::string> items;
   bool planned = false;
-  size_t index = 0;
   for (const auto& [kind, series] : kinds) {
-    items.push_back(KeyMarker(Marker(index, true), Colour(index), kind));
+    items.push_back(KeyMarker(Marker(items.size(), true), Colour(items.size()), kind));
     planned = planned || !series.planned.empty();
-    ++index;
   }
   if (planned) items.push_back(KeyMarker(Marker(0, false), "#222222", "planned (hollow)"));
   items.push_back(KeyLine(2, "#666666", "ideal"));
+  return items;
+}
+
+// A panel of nothing but the key, up to `top` of the figure.
+std::string KeyStrip(const std::vector<std::string>& items, double top) {
   return absl::StrCat(
       "unset border\nunset xtics\nunset ytics\nunset grid\nunset xlabel\nunset ylabel\nunset logscale\n"
-      "set lmargin at screen 0.05\nset rmargin at screen 0.98\nset bmargin at screen 0\nset tmargin at screen 0.15\n"
-      "set key inside center center horizontal Left reverse maxcols 4 samplen 2\nplot ",
-      absl::StrJoin(items, ", \\\n  "), "\n");
+      "set lmargin at screen 0.05\nset rmargin at screen 0.98\nset bmargin at screen 0\nset tmargin at screen ",
+      RoundTrip(top), "\nset key inside center center horizontal Left reverse maxcols ", kKeyColumns,
+      " samplen 2\nplot NaN notitle, ", absl::StrJoin(items, ", \\\n  "), "\n");
+}
+
+// As in the field's papers.
+std::string ScheduleName(const std::string& schedule) {
+  if (schedule == "ONE_F_ONE_B") return "1F1B";
+  if (schedule == "GPIPE") return "GPipe";
+  if (schedule == "INTERLEAVED") return "interleaved";
+  if (schedule == "ZERO_BUBBLE_H1") return "zero bubble H1";
+  return schedule;
 }
 
 }  // namespace
@@ -106,8 +123,8 @@ std::string Key(const std::map<std::string, Series>& kinds) {
 std::string LayoutKind(const ScalingPoint& point) {
   std::vector<std::string> axes;
   if (point.dp > 1) axes.push_back("dp");
-  if (point.tp > 1) axes.push_back(point.sequence_parallel ? "tp with sequence parallelism" : "tp");
-  if (point.pp > 1) axes.push_back(point.schedule.empty() ? "pp" : absl::StrCat("pp ", point.schedule));
+  if (point.tp > 1) axes.push_back(point.sequence_parallel ? "tp + sequence" : "tp");
+  if (point.pp > 1) axes.push_back(point.schedule.empty() ? "pp" : absl::StrCat("pp ", ScheduleName(point.schedule)));
   std::string kind = absl::StrJoin(axes, " × ");
   if (point.dp > 1 && point.zero_stage > 0) absl::StrAppend(&kind, ", ZeRO ", point.zero_stage);
   return kind;
@@ -135,18 +152,23 @@ std::optional<FigureScript> ScalingFigure(const Scaling& scaling, const std::str
   efficiency.values.push_back(0);
 
   const std::vector<int64_t> ticks(worlds.begin(), worlds.end());
+  const std::vector<std::string> key = KeyItems(kinds);
+  const int64_t key_height = kKeyRowHeight * ((static_cast<int64_t>(key.size()) + kKeyColumns - 1) / kKeyColumns) + 10;
+  const int64_t height = kPanelHeight + kAxisHeight + key_height;
+  const auto part = [&](int64_t pixels) { return static_cast<double>(pixels) / static_cast<double>(height); };
   return FigureScript{
       .name = absl::StrCat("scaling_", mode),
       .title = absl::StrCat("Throughput and efficiency against ranks, ", mode, " scaling"),
       .width = 860,
-      .height = 400,
-      .commands = absl::StrCat(
-          CommonStyle(), "set multiplot\nset key off\nset bmargin at screen 0.29\nset tmargin at screen 0.96\n",
-          CountAxisCommands("x", ticks, "ranks"), "set lmargin at screen 0.09\nset rmargin at screen 0.49\n",
-          AxisCommands("y", AxisScale::kLog, throughput.values, "images/s"), throughput.Plot(),
-          "set lmargin at screen 0.59\nset rmargin at screen 0.985\n",
-          AxisCommands("y", AxisScale::kLinear, efficiency.values, "efficiency (1 = ideal)"), efficiency.Plot(),
-          Key(kinds), "unset multiplot\n")};
+      .height = height,
+      .commands =
+          absl::StrCat(CommonStyle(), "set multiplot\nset key off\nset tmargin at screen 0.97\nset bmargin at screen ",
+                       RoundTrip(part(key_height + kAxisHeight)), "\n", CountAxisCommands("x", ticks, "ranks"),
+                       "set lmargin at screen 0.09\nset rmargin at screen 0.49\n",
+                       AxisCommands({.name = "y", .scale = AxisScale::kLog, .label = "images/s"}, throughput.values),
+                       throughput.Plot(), "set lmargin at screen 0.59\nset rmargin at screen 0.985\n",
+                       AxisCommands({.name = "y", .label = "efficiency (1 = ideal)"}, efficiency.values),
+                       efficiency.Plot(), KeyStrip(key, part(key_height)), "unset multiplot\n")};
 }
 
 }  // namespace shardit

@@ -82,9 +82,11 @@ DataBlock LawLine(const PowerLaw& law, double from, double to) {
   return line;
 }
 
-void AddLaw(const std::optional<PowerLaw>& law, const std::vector<double>& x, Plot* plot) {
+// Over the range of the fitted x; its ends become values of the axis.
+void AddLaw(const std::optional<PowerLaw>& law, const std::vector<double>& x, std::vector<double>* y, Plot* plot) {
   if (!law.has_value()) return;
   const auto [low, high] = std::minmax_element(x.begin(), x.end());
+  y->insert(y->end(), {law->At(*low), law->At(*high)});
   plot->Line(LawLine(*law, *low, *high), absl::StrCat("dt 2 lw 1.5 lc rgb '", kFitColour, "'"),
              absl::StrCat("fit: ", SignificantDigits(law->factor, 3), " · G^", SignificantDigits(law->exponent, 2)));
 }
@@ -127,7 +129,7 @@ std::optional<FigureScript> ScoreByGflopsFigure(const Sweep& sweep, const SweepA
     if (each.run->in_main_grid()) fitted_x.push_back(x.back());
     AddValues(*each.evaluation->score(), &y);
   }
-  AddLaw(analysis.by_gflops.law, fitted_x, &plot);
+  AddLaw(analysis.by_gflops.law, fitted_x, &y, &plot);
   for (const ScoredRun& each : analysis.scored) {
     PointSeries series = SeriesOf(style, *each.run);
     series.Add(*each.run->gmacs_forward, *each.evaluation->score());
@@ -138,16 +140,18 @@ std::optional<FigureScript> ScoreByGflopsFigure(const Sweep& sweep, const SweepA
       .name = "score_by_gflops",
       .title =
           absl::StrCat(MetricName(analysis.score_name), " against forward Gflops of ", analysis.scored.size(), " runs"),
-      .commands =
-          absl::StrCat(CommonStyle(),
-                       AxisCommands("x", AxisScale::kLog, x, "forward Gflops of an image (multiply-accumulates, 10⁹)"),
-                       AxisCommands("y", ScoreScale(y), y, ScoreLabel(analysis)), plot.Commands())};
+      .commands = absl::StrCat(CommonStyle(),
+                               AxisCommands({.name = "x",
+                                             .scale = AxisScale::kLog,
+                                             .label = "forward Gflops of an image (multiply-accumulates, 10⁹)"},
+                                            x),
+                               AxisCommands({.name = "y", .scale = ScoreScale(y), .label = ScoreLabel(analysis)}, y),
+                               plot.Commands())};
 }
 
 std::optional<FigureScript> ScoreByComputeFigure(const Sweep& sweep, const SweepAnalysis& analysis) {
   const SweepStyle style(sweep);
   std::vector<double> x, y;
-  Plot lines, points;
   Plot plot;
   for (const StudyRun& run : sweep.runs) {
     if (!run.gmacs_forward.has_value()) continue;
@@ -171,8 +175,11 @@ std::optional<FigureScript> ScoreByComputeFigure(const Sweep& sweep, const Sweep
       .title = absl::StrCat(MetricName(analysis.score_name), " against training compute"),
       .commands = absl::StrCat(
           CommonStyle(),
-          AxisCommands("x", AxisScale::kLog, x, "training compute: Gflops × images × 3 (multiply-accumulates, 10⁹)"),
-          AxisCommands("y", ScoreScale(y), y, ScoreLabel(analysis)), plot.Commands())};
+          AxisCommands({.name = "x",
+                        .scale = AxisScale::kLog,
+                        .label = "training compute: Gflops × images × 3 (multiply-accumulates, 10⁹)"},
+                       x),
+          AxisCommands({.name = "y", .scale = ScoreScale(y), .label = ScoreLabel(analysis)}, y), plot.Commands())};
 }
 
 FigureScript PaperFigure(const SweepAnalysis& analysis) {
@@ -185,7 +192,7 @@ FigureScript PaperFigure(const SweepAnalysis& analysis) {
     y.push_back(model.fid);
   }
   x = paper_x;
-  AddLaw(PaperRelation().law, paper_x, &plot);
+  AddLaw(PaperRelation().law, paper_x, &y, &plot);
   for (const PaperResult& model : kPaperModels) {
     const auto index = [](const auto& list, const auto& value) {
       return static_cast<size_t>(std::find(list.begin(), list.end(), value) - list.begin());
@@ -212,10 +219,13 @@ FigureScript PaperFigure(const SweepAnalysis& analysis) {
       .name = "paper",
       .title = "FID against forward Gflops of the paper's twelve models",
       .height = 400,
-      .commands =
-          absl::StrCat(CommonStyle(),
-                       AxisCommands("x", AxisScale::kLog, x, "forward Gflops of an image (multiply-accumulates, 10⁹)"),
-                       AxisCommands("y", ScoreScale(y), y, "FID (lower is better)"), plot.Commands())};
+      .commands = absl::StrCat(CommonStyle(),
+                               AxisCommands({.name = "x",
+                                             .scale = AxisScale::kLog,
+                                             .label = "forward Gflops of an image (multiply-accumulates, 10⁹)"},
+                                            x),
+                               AxisCommands({.name = "y", .scale = ScoreScale(y), .label = "FID (lower is better)"}, y),
+                               plot.Commands())};
 }
 
 std::optional<FigureScript> DesignsFigure(const Sweep& sweep, const SweepAnalysis& analysis) {
@@ -252,7 +262,7 @@ std::optional<FigureScript> DesignsFigure(const Sweep& sweep, const SweepAnalysi
       .name = "designs",
       .title = absl::StrCat(MetricName(analysis.score_name), " of conditioning designs at equal size"),
       .height = 110 + static_cast<int64_t>(30 * -row),
-      .commands = absl::StrCat(CommonStyle(), AxisCommands("x", AxisScale::kLinear, scores, ScoreLabel(analysis)),
+      .commands = absl::StrCat(CommonStyle(), AxisCommands({.name = "x", .label = ScoreLabel(analysis)}, scores),
                                "set yrange [", RoundTrip(row - 0.7), ":0]\nset ytics (", absl::StrJoin(ticks, ", "),
                                ") scale 0\nset lmargin 22\nset rmargin 4\nset border 1\n", data, "plot ", items, "\n")};
 }

@@ -42,7 +42,7 @@ struct LossCurve {
 struct StudyRun {
   std::string name, model, conditioning;  // conditioning in lower case: "adaln_zero"
   int64_t depth = 0, width = 0, heads = 0, patch = 0, seed = 0;
-  std::optional<double> parameters;
+  int64_t parameters = 0;
   std::optional<double> gmacs_forward;  // per image: the paper's Gflops
   int64_t steps = 0, steps_done = 0, images = 0, attempts = 0;
   std::string state;  // "finished", "running", "interrupted", "failed", "missing", or what the file says

@@ -1,5 +1,7 @@
 #include "launch/report/tables.h"
 
+#include <algorithm>
+
 #include "absl/strings/str_cat.h"
 #include "launch/report/text.h"
 
@@ -56,23 +58,13 @@ std::string Planned(const std::string& measured, const std::string& planned) {
   return absl::StrCat(measured, " (", planned, ")");
 }
 
-std::vector<std::string> ScalingRow(const ScalingPoint& point) {
-  return {
-      point.name,
-      point.mode,
-      Grouped(point.world),
-      absl::StrCat(point.dp, " × ", point.tp, " × ", point.pp),
-      absl::StrCat(point.zero_stage, point.sequence_parallel ? ", SP" : ""),
-      point.schedule,
-      Grouped(point.global_batch),
-      absl::StrCat(point.state, point.message.empty() ? "" : ": ", point.message),
-      point.step_ms.has_value() ? Planned(WithInterval(*point.step_ms, 3), Cell(point.planned_step_ms, 3)) : kAbsent,
-      Planned(Cell(point.images_per_s, 3), Cell(point.planned_images_per_s, 3)),
-      Cell(point.speedup, 3),
-      Cell(point.efficiency, 3),
-      Cell(point.exposed_comm_ms, 3),
-      Planned(MebibytesCell(point.bytes_sent), MebibytesCell(point.planned_bytes_sent)),
-      Planned(MebibytesCell(point.peak_bytes), MebibytesCell(point.planned_peak_bytes))};
+// "2 × 2 × 1, ZeRO 1".
+std::string LayoutCell(const ScalingPoint& point) {
+  std::string text = absl::StrCat(point.dp, " × ", point.tp, " × ", point.pp);
+  if (point.zero_stage > 0) absl::StrAppend(&text, ", ZeRO ", point.zero_stage);
+  if (point.sequence_parallel) absl::StrAppend(&text, ", SP");
+  if (!point.schedule.empty() && point.pp > 1) absl::StrAppend(&text, ", ", point.schedule);
+  return text;
 }
 
 // Cells of a file for machines.
@@ -84,7 +76,7 @@ void AppendRunCells(const Sweep& sweep, const StudyRun& run, std::vector<std::st
   *cells = {CsvText(sweep.name), CsvText(run.name), CsvText(run.model), CsvText(run.conditioning)};
   for (const int64_t count : {run.depth, run.width, run.heads, run.patch, run.seed})
     cells->push_back(absl::StrCat(count));
-  cells->insert(cells->end(), {Raw(run.parameters), Raw(run.gmacs_forward)});
+  cells->insert(cells->end(), {absl::StrCat(run.parameters), Raw(run.gmacs_forward)});
   for (const int64_t count : {run.steps, run.steps_done, run.images}) cells->push_back(absl::StrCat(count));
   cells->insert(cells->end(), {CsvText(run.state), run.exit_code.has_value() ? absl::StrCat(*run.exit_code) : "",
                                CsvText(run.message), absl::StrCat(run.attempts), Raw(run.train_seconds),
@@ -121,13 +113,12 @@ Table RunsTable(const Sweep& sweep) {
                           {"loss", true},
                           {"held-out loss", true},
                           {"hours", true},
-                          {"message"}}};
+                          {"message", false, true}}};
   for (const StudyRun& run : sweep.runs) {
     table.rows.push_back({run.name, run.state, run.exit_code.has_value() ? absl::StrCat(*run.exit_code) : kAbsent,
                           CountCell(run.attempts), absl::StrCat(Grouped(run.steps_done), " / ", CountCell(run.steps)),
-                          run.parameters.has_value() ? Grouped(static_cast<int64_t>(*run.parameters)) : kAbsent,
-                          Cell(run.gmacs_forward, 3), Cell(run.final_loss, 4), Cell(run.validation_loss, 4),
-                          HoursCell(run.train_seconds), run.message});
+                          CountCell(run.parameters), Cell(run.gmacs_forward, 3), Cell(run.final_loss, 4),
+                          Cell(run.validation_loss, 4), HoursCell(run.train_seconds), run.message});
   }
   return table;
 }
@@ -155,37 +146,52 @@ Table DesignsTable(const SweepAnalysis& analysis) {
           {"model"}, {"design"}, {"parameters", true}, {"Gflops", true}, {MetricName(analysis.score_name), true}}};
   for (const DesignComparison& group : analysis.designs) {
     for (const ScoredRun& each : group.runs) {
-      table.rows.push_back(
-          {absl::StrCat(group.model, ", patch ", group.patch), DesignName(each.run->conditioning),
-           each.run->parameters.has_value() ? Grouped(static_cast<int64_t>(*each.run->parameters)) : kAbsent,
-           Cell(each.run->gmacs_forward, 3), WithInterval(*each.evaluation->score(), 4)});
+      table.rows.push_back({absl::StrCat(group.model, ", patch ", group.patch), DesignName(each.run->conditioning),
+                            CountCell(each.run->parameters), Cell(each.run->gmacs_forward, 3),
+                            WithInterval(*each.evaluation->score(), 4)});
     }
   }
   return table;
 }
 
-Table ScalingTable(const Scaling& scaling) {
+Table ScalingSpeedTable(const Scaling& scaling) {
   Table table{.columns = {{"point"},
-                          {"mode"},
                           {"ranks", true},
                           {"dp × tp × pp"},
-                          {"ZeRO"},
-                          {"schedule"},
                           {"batch", true},
-                          {"state"},
                           {"step, ms (planned)", true},
                           {"images/s (planned)", true},
                           {"speed-up", true},
                           {"efficiency", true},
-                          {"exposed communication, ms", true},
-                          {"sent, MiB (planned)", true},
-                          {"peak, MiB (planned)", true}}};
-  for (const ScalingPoint& point : scaling.points) table.rows.push_back(ScalingRow(point));
+                          {"exposed comm., ms", true}}};
+  for (const ScalingPoint& point : scaling.points) {
+    table.rows.push_back(
+        {point.name, Grouped(point.world), LayoutCell(point), Grouped(point.global_batch),
+         Planned(point.step_ms.has_value() ? WithInterval(*point.step_ms, 3) : kAbsent, Cell(point.planned_step_ms, 3)),
+         Planned(Cell(point.images_per_s, 3), Cell(point.planned_images_per_s, 3)), Cell(point.speedup, 3),
+         Cell(point.efficiency, 3), Cell(point.exposed_comm_ms, 3)});
+  }
+  return table;
+}
+
+Table ScalingCostTable(const Scaling& scaling) {
+  Table table{.columns = {{"point"},
+                          {"state"},
+                          {"attempts", true},
+                          {"sent a step, MiB (planned)", true},
+                          {"peak memory, MiB (planned)", true},
+                          {"message", false, true}}};
+  for (const ScalingPoint& point : scaling.points) {
+    table.rows.push_back({point.name, point.state, CountCell(point.attempts),
+                          Planned(MebibytesCell(point.bytes_sent), MebibytesCell(point.planned_bytes_sent)),
+                          Planned(MebibytesCell(point.peak_bytes), MebibytesCell(point.planned_peak_bytes)),
+                          point.message});
+  }
   return table;
 }
 
 Table SettingsTable(const std::vector<std::pair<std::string, std::string>>& settings) {
-  Table table{.columns = {{"setting"}, {"value"}}};
+  Table table{.columns = {{"setting"}, {"value", false, true}}};
   for (const auto& [key, value] : settings) table.rows.push_back({key, value});
   return table;
 }

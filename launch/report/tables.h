@@ -12,6 +12,7 @@ namespace shardit {
 struct Column {
   std::string title;
   bool numeric = false;  // aligned to the right
+  bool wraps = false;    // long text, broken anywhere; other cells stay on one line
 };
 struct Table {
   std::vector<Column> columns;
@@ -24,8 +25,9 @@ Table RunsTable(const Sweep& sweep);
 Table ScoresTable(const Sweep& sweep, const SweepAnalysis& analysis);
 // The designs at equal size.
 Table DesignsTable(const SweepAnalysis& analysis);
-// Every point with what was planned for it.
-Table ScalingTable(const Scaling& scaling);
+// Every point: its speed, and what it cost and what became of it; with what was planned.
+Table ScalingSpeedTable(const Scaling& scaling);
+Table ScalingCostTable(const Scaling& scaling);
 Table SettingsTable(const std::vector<std::pair<std::string, std::string>>& settings);
 
 // RFC 4180. One row a run and evaluation (a run without evaluations has one), of all sweeps, full precision.
