@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# From a bare machine to images: installs, builds, imports Fashion-MNIST, trains a small class-conditional DiT on two MPI
-# ranks, stops and resumes it once, and samples a labelled grid from the EMA weights.
+# From a bare machine to images and scores: installs, builds, imports Fashion-MNIST, trains a small class-conditional DiT on
+# two MPI ranks, stops and resumes it once, samples a labelled grid from the EMA weights, trains a small classifier and
+# scores samples by its features.
 # usage: launch/quickstart.sh      everything lands in results/, which git ignores; run again, it starts anew
 set -euo pipefail
 begin=$SECONDS
@@ -45,12 +46,22 @@ say "sampling: 10 classes, 10 images each, EMA weights, guidance 2"
 mpirun "${mpirun_args[@]}" -n 2 "$shardit" sample --checkpoint "$run" --num 100 --sampler ddim --steps 50 \
   --cfg-scale 2 --cfg-channels 0 --out "$run/quickstart.png"
 
+say "training a classifier to judge samples by"
+[[ -s $data/classifier.safetensors ]] || "$shardit" extractor train --data "$data/fashion_mnist_train.h5" \
+  --validation "$data/fashion_mnist_t10k.h5" --epochs 2 --out "$data/classifier.safetensors"
+
+say "scoring 500 samples, drawn for it: 50 each of 10 classes, EMA weights, guidance 2"
+mpirun "${mpirun_args[@]}" -n 2 "$shardit" evaluate --samples "$run" --num 500 --sampler ddim --steps 50 --cfg-scale 2 \
+  --cfg-channels 0 --reference "$data/fashion_mnist_t10k.h5" --extractor "$data/classifier.safetensors" \
+  --out "$run/scores.json"
+
 held_out=$(sed -n 's/^{"step":\([0-9]*\),.*"validation_loss":\([^,}]*\).*/\2 at step \1/p' "$run/metrics.jsonl" | tail -n 1)
 checkpoint=$(ls -d "$run"/checkpoints/[0-9]*[0-9] | tail -n 1)
 say "done"
 cat <<END
 held-out loss   $held_out (10,000 test images, EMA weights)
 sample grid     $run/quickstart.png   (a row a class, ten images each)
+scores          $run/scores.json
 losses          $run/metrics.jsonl, $run/tensorboard/, $run/log.txt
 checkpoint      $checkpoint
 configuration   $run/config.textproto
