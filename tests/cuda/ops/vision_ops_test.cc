@@ -89,21 +89,21 @@ TEST_F(VisionOps, PoolsWideAndUnalignedImages) {
   const std::vector<float> x = FewValues(in + 1, 4);
   std::vector<float> want(static_cast<size_t>(out)), want_dx(static_cast<size_t>(in));
   std::vector<int32_t> winners(want.size());
-  for (const int64_t offset : {0, 1}) {
-    cpu::Pool2dFwd({.shape = shape, .x = x.data() + offset, .y = want.data(), .winners = winners.data()},
-                   OnHost().cpu());
+  // Which of the operands begin at an odd element.
+  for (const auto& [in_x, in_y] : {std::pair(0, 0), std::pair(1, 0), std::pair(0, 1)}) {
+    cpu::Pool2dFwd({.shape = shape, .x = x.data() + in_x, .y = want.data(), .winners = winners.data()}, OnHost().cpu());
     cpu::Pool2dBwd({.shape = shape, .dy = want.data(), .winners = winners.data(), .dx = want_dx.data()},
                    OnHost().cpu());
     const DeviceVector<float> on_x(x);
     DeviceVector<float> y(out + 1), dx(in + 1);
     DeviceVector<int32_t> on_winners(out);
-    Pool2dFwd({.shape = shape, .x = on_x.data() + offset, .y = y.data() + offset, .winners = on_winners.data()},
+    Pool2dFwd({.shape = shape, .x = on_x.data() + in_x, .y = y.data() + in_y, .winners = on_winners.data()},
               TestContext());
-    Pool2dBwd({.shape = shape, .dy = y.data() + offset, .winners = on_winners.data(), .dx = dx.data() + offset},
+    Pool2dBwd({.shape = shape, .dy = y.data() + in_y, .winners = on_winners.data(), .dx = dx.data() + in_x},
               TestContext());
     const std::vector<float> all_y = y.Download(), all_dx = dx.Download();
-    ExpectSameFloats({all_y.begin() + offset, all_y.begin() + offset + out}, want, "y");
-    ExpectSameFloats({all_dx.begin() + offset, all_dx.begin() + offset + in}, want_dx, "dx");
+    ExpectSameFloats({all_y.begin() + in_y, all_y.begin() + in_y + out}, want, "y");
+    ExpectSameFloats({all_dx.begin() + in_x, all_dx.begin() + in_x + in}, want_dx, "dx");
     EXPECT_EQ(on_winners.Download(), winners);
   }
 }
