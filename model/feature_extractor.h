@@ -52,10 +52,10 @@ class FeatureExtractor {
 
   virtual const ExtractorInfo& info() const = 0;
 
-  // Describes the images; `out` is resized and overwritten. An image's row has the same bits whatever the other images
-  // of the call are and however many threads compute it. A shape that the extractor does not take (a classifier knows
-  // one size and number of channels) is an InvalidArgument; pixels that do not fill the shape are our mistake (CHECK).
-  // Memory grows with the count: the caller chooses the batch.
+  // Describes the images; `out` is resized and overwritten. On the CPU an image's row has the same bits whatever the
+  // other images of the call are, however many, and for any number of threads; on a GPU for calls of one count. A shape
+  // that the extractor does not take (a classifier knows one size and number of channels) is an InvalidArgument; pixels
+  // that do not fill the shape are our mistake (CHECK). Memory grows with the count: the caller chooses the batch.
   virtual absl::Status Extract(RankContext& context, std::span<const uint8_t> pixels, const ImageShape& shape,
                                FeatureBatch* out) const = 0;
 
