@@ -10,8 +10,8 @@ namespace shardit {
 namespace {
 
 constexpr char kStyle[] = R"css(
-body { font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; color: #222; background: #fff;
-  max-width: 1040px; margin: 0 auto; padding: 24px 20px 60px; }
+body { font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; color: #222;
+  background: #fff; max-width: 1040px; margin: 0 auto; padding: 24px 20px 60px; }
 h1 { font-size: 28px; line-height: 1.2; margin: 0 0 6px; }
 h2 { font-size: 20px; margin: 44px 0 8px; padding-top: 14px; border-top: 1px solid #ddd; }
 h3 { font-size: 16px; margin: 26px 0 4px; }
@@ -23,7 +23,8 @@ figure svg { display: block; max-width: 100%; height: auto; }
 figcaption { color: #555; font-size: 13.5px; max-width: 76ch; }
 .scroll { overflow-x: auto; margin: 10px 0; }
 table { border-collapse: collapse; font-size: 12.5px; font-variant-numeric: tabular-nums; }
-th, td { text-align: left; vertical-align: top; padding: 3px 9px 3px 0; border-bottom: 1px solid #e4e4e4; white-space: nowrap; }
+th, td { text-align: left; vertical-align: top; padding: 3px 9px 3px 0; border-bottom: 1px solid #e4e4e4;
+  white-space: nowrap; }
 th { border-bottom: 1.5px solid #888; vertical-align: bottom; font-weight: 600; white-space: normal; }
 th.number, td.number { text-align: right; white-space: normal; }
 td.long { white-space: normal; overflow-wrap: anywhere; min-width: 13em; }

@@ -79,10 +79,11 @@ Markup ScoreSections(const SweepSection& section) {
                           nothing);
   if (!analysis.scored.empty()) content += Paragraph(RelationText(analysis.by_gflops, analysis.score_name));
   if (analysis.evaluations_left_out > 0) {
-    content += Paragraph(absl::StrCat(analysis.evaluations_left_out,
-                                      " evaluations have another extractor, N, reference or sampler than the others: "
-                                      "their scores are other quantities, and stand in the table only, marked †."),
-                         "problem");
+    content +=
+        Paragraph(absl::StrCat("Evaluations left out of figures and fits: ", analysis.evaluations_left_out,
+                               ". Another extractor, N, reference or sampler than the others' makes their scores "
+                               "other quantities; the table marks them †."),
+                  "problem");
   }
   content += Heading(2, absl::StrCat("Training compute and ", name));
   content +=

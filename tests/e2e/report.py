@@ -16,7 +16,8 @@ import numpy
 
 from harness import Harness
 
-HOSTILE = "x\"><script>alert(1)</script><img src=http://a.example/b onerror=alert(2)>'`touch pwned`'$(touch pwned)\n@=1]]>&"
+HOSTILE = ("x\"><script>alert(1)</script><img src=http://a.example/b onerror=alert(2)>'`touch pwned`'$(touch pwned)\n"
+           "@=1]]>&")
 VOID = {"meta", "img", "br"}
 FIT = ["factor", "exponent", "log_factor_error", "exponent_error"]
 
@@ -78,9 +79,9 @@ def run_of(name, width, patch, conditioning="ADALN_ZERO", **others):
     gmacs = 1e-4 * width ** 1.9 / patch ** 1.7
     score = 40 * gmacs ** -0.3 * (1 + 0.01 * (width % 7)) * (1 if conditioning == "ADALN_ZERO" else 1.2)
     return {"name": name, "model": f"W{width}", "depth": 4, "width": width, "heads": 4, "patch": patch,
-            "conditioning": conditioning, "seed": 0, "parameters": 18 * width ** 2, "gmacs_forward": gmacs, "steps": 1600,
-            "steps_done": 1600, "images": 102400, "state": "finished", "exit_code": 0, "message": "", "attempts": 1,
-            "train_seconds": 360.0, "final_loss": 0.31, "validation_loss": 0.33,
+            "conditioning": conditioning, "seed": 0, "parameters": 18 * width ** 2, "gmacs_forward": gmacs,
+            "steps": 1600, "steps_done": 1600, "images": 102400, "state": "finished", "exit_code": 0, "message": "",
+            "attempts": 1, "train_seconds": 360.0, "final_loss": 0.31, "validation_loss": 0.33,
             "evaluations": [evaluation(800, 1.5 * score), evaluation(1600, score)], **others}
 
 
@@ -97,7 +98,8 @@ def nine_runs():
 def write_study(folder, runs, **others):
     folder.mkdir(parents=True)
     settings = {"sampler": "ddim", "steps": 50, "samples": 2000, "extractor": {"sha256": "ab" * 32, "resize": "none"}}
-    document = {"kind": "sweep", "name": "grid of nine", "budget": {"images": 102400}, "settings": settings, "runs": runs}
+    document = {"kind": "sweep", "name": "grid of nine", "budget": {"images": 102400}, "settings": settings,
+                "runs": runs}
     (folder / "results.json").write_text(json.dumps({**document, **others}))
     for run in runs:
         if "/" in run["name"] or not run["evaluations"]:
@@ -113,7 +115,8 @@ def write_study(folder, runs, **others):
 def write_scaling(folder, name="eight ranks"):
     folder.mkdir(parents=True, exist_ok=True)
     points = [{"name": f"{mode}-dp{world}", "mode": mode, "world": world, "dp": world, "tp": 1, "pp": 1,
-               "global_batch": 64, "state": "finished" if world < 8 else "failed", "message": "" if world < 8 else "hang",
+               "global_batch": 64, "state": "finished" if world < 8 else "failed",
+               "message": "" if world < 8 else "hang",
                "step_ms": 100.0, "step_ms_interval": [98, 103], "images_per_s": 400.0 * world ** 0.9,
                "efficiency": world ** -0.1, "speedup": world ** 0.9, "planned": {"images_per_s": 410.0 * world}}
               for mode in ("weak", "strong") for world in (1, 2, 4, 8)]
@@ -161,6 +164,7 @@ def check_whole_study(t):
     for expected in ["grid of nine", "loss is not finite", "eight ranks", "ab" * 32, "n = 9", "2,000 / 10,000",
                      "Gflops as in the paper, i.e. multiply-accumulates", "not drawn beside them", "shardit report"]:
         t.expect(expected in words, f"page: no {expected!r}")
+    t.expect(text.count('<tr class="unfinished">') == 5, "page: unfinished runs and points are not marked")
     t.expect(page.tags.count("svg") == 7, f"page: {page.tags.count('svg')} figures")
     shown = [base64.b64decode(source.partition(",")[2]) for source in page.sources if source.startswith("data:")]
     t.expect(shown == [png()] * 11, f"page: {len(shown)} pictures")
@@ -186,7 +190,8 @@ def least_squares(x, y):
 def check_numbers(t):
     done = report(t, t.folder / "study", "--json")
     document = json.loads(done.stdout)
-    t.expect(document == json.loads((t.folder / "study" / "report" / "report.json").read_text()), "--json: not the file")
+    written = json.loads((t.folder / "study" / "report" / "report.json").read_text())
+    t.expect(document == written, "--json: not the file")
     relation = document["sweeps"][0]["score_by_gflops"]
     grid = [run for run in nine_runs() if run["conditioning"] == "ADALN_ZERO" and run["state"] == "finished"]
     x = numpy.log([run["gmacs_forward"] for run in grid])
@@ -251,14 +256,20 @@ def check_broken(t):
     runs[6]["evaluations"][-1].update({"fd": 1e300, "fd_interval": [-1e300, 1e308]})
     runs[7].update({"gmacs_forward": 1e-300, "parameters": 1e300, "train_seconds": 1e300})
     document = {"kind": "sweep", "runs": [*runs, 5, None]}
-    folder.mkdir()
+    evaluations = folder / "runs" / runs[8]["name"] / "evaluation"
+    evaluations.mkdir(parents=True)
+    (evaluations / "0001600.png").write_text("<svg>no picture</svg>")
     (folder / "results.json").write_text(json.dumps(document))
     (folder / "other").mkdir()
     (folder / "other" / "results.json").write_text("{")
     done = report(t, folder)
     t.expect("not JSON" in done.stderr, f"broken: no warning in {done.stderr}")
     words = " ".join(check_page(t, (folder / "report" / "report.html").read_text(), "broken page").text)
-    for expected in ["(no name)", "not JSON", "†", "picture of samples is missing", "W144-p4-adaln_zero-s0"]:
+    sweep = json.loads((folder / "report" / "report.json").read_text())["sweeps"][0]
+    left_out = [each for run in sweep["runs"] for each in run["evaluations"] if not each["comparable"] and "fd" in each]
+    t.expect(len(left_out) == 1 and left_out[0]["n"] == 50000, f"broken: left out {left_out}")
+    for expected in ["(no name)", "not JSON", "left out of figures and fits: 1.", f"{runs[5]['name']} †",
+                     "picture of samples is missing", "is not a PNG file", "W144-p4-adaln_zero-s0"]:
         t.expect(expected in words, f"broken page: no {expected!r}")
 
 
