@@ -102,7 +102,7 @@ class Scene:
         command = [*self.test.mpirun, "-n", str(ranks)] if ranks else []
         command += [self.test.program, "evaluate", "--samples", samples or self.samples, "--reference",
                     reference or self.reference, "--extractor", self.extractor, "--json", *arguments]
-        done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=120,
+        done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=600,
                               cwd=self.test.folder, check=False, env={**os.environ, **(env or {})})
         self.test.expect(done.returncode == rc, f"{arguments}: exit code {done.returncode}, expected {rc}: {done.stderr}")
         if done.returncode != 0:
@@ -243,7 +243,7 @@ def check_restarts(test, scene):
     while not list((test.folder / "signalled").glob("*/chunk-*.features")) and time.monotonic() < deadline:
         time.sleep(0.01)
     process.send_signal(signal.SIGUSR1)
-    _, log = process.communicate(timeout=60)
+    _, log = process.communicate(timeout=300)
     test.expect(process.returncode == 75, f"a signal: exit code {process.returncode}: {log}")
 
 

@@ -45,7 +45,7 @@ class Harness:
         self._folder = tempfile.TemporaryDirectory(prefix="shardit_e2e_")
         self.folder = pathlib.Path(self._folder.name)
 
-    def run(self, *arguments, ranks=0, timeout=120):
+    def run(self, *arguments, ranks=0, timeout=600):
         """Runs the program; with ranks > 0 under the launcher. Returns subprocess.CompletedProcess with text."""
         command = [*self.mpirun, "-n", str(ranks)] if ranks else []
         return subprocess.run([*command, self.program, *map(str, arguments)], capture_output=True, text=True,

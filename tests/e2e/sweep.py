@@ -190,7 +190,7 @@ def check_stops(t):
     process = start(t, config)
     wait_for(first, process)
     process.send_signal(signal.SIGTERM)
-    error = process.communicate(timeout=60)[1]
+    error = process.communicate(timeout=300)[1]
     t.expect(process.returncode == 75, f"TERM: exit {process.returncode}\n{error}")
     runs, _ = results(t, "stopped")
     t.expect((runs[A]["state"], runs[B]["state"]) == ("interrupted", "missing"), f"after TERM: {runs}")
@@ -200,7 +200,7 @@ def check_stops(t):
     process = start(t, config)
     wait_for(first.parent / f"{saved // 50 * 50 + 50:07d}", process)
     process.kill()
-    process.communicate(timeout=60)
+    process.communicate(timeout=300)
     for _ in range(600):  # its child holds the training's lease until it has saved
         done = subprocess.run([t.program, "sweep", "--config", str(config), "--summary"], cwd=t.folder,
                               capture_output=True, check=False)
