@@ -9,6 +9,7 @@ namespace shardit {
 namespace {
 
 constexpr char kAbsent[] = "–";
+constexpr char kTogether[] = ",\u00a0";  // the ends of an interval stay on one line
 
 std::string Cell(const std::optional<double>& value, int digits) {
   return value.has_value() ? SignificantDigits(*value, digits) : kAbsent;
@@ -17,7 +18,7 @@ std::string Cell(const std::optional<double>& value, int digits) {
 std::string WithInterval(const Measured& measured, int digits) {
   std::string text = SignificantDigits(measured.value, digits);
   if (measured.interval.has_value()) {
-    absl::StrAppend(&text, " [", SignificantDigits(measured.interval->low, digits), ", ",
+    absl::StrAppend(&text, " [", SignificantDigits(measured.interval->low, digits), kTogether,
                     SignificantDigits(measured.interval->high, digits), "]");
   }
   return text;
@@ -116,7 +117,8 @@ Table RunsTable(const Sweep& sweep) {
                           {"message", false, true}}};
   for (const StudyRun& run : sweep.runs) {
     table.rows.push_back({run.name, run.state, run.exit_code.has_value() ? absl::StrCat(*run.exit_code) : kAbsent,
-                          CountCell(run.attempts), absl::StrCat(Grouped(run.steps_done), " / ", CountCell(run.steps)),
+                          CountCell(run.attempts),
+                          absl::StrCat(Grouped(run.steps_done), " /\u00a0", CountCell(run.steps)),
                           CountCell(run.parameters), Cell(run.gmacs_forward, 3), Cell(run.final_loss, 4),
                           Cell(run.validation_loss, 4), HoursCell(run.train_seconds), run.message});
   }
