@@ -7,7 +7,7 @@ import sys
 import time
 
 SKIPPED = 77
-PATIENCE = 400  # seconds: for what happens within seconds on an idle machine
+PATIENCE = 800  # seconds: for what happens within seconds on an idle machine
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 SCRIPT = ROOT / "slurm" / "local_cluster.sh"
 TRAIN = ROOT / "slurm" / "train.sbatch"
