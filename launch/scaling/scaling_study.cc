@@ -9,7 +9,6 @@
 #include "core/base/file.h"
 #include "core/base/math.h"
 #include "core/base/status_macros.h"
-#include "google/protobuf/text_format.h"
 #include "trainer/run_config/exit_code.h"
 #include "trainer/run_config/field_tree.h"
 #include "trainer/run_config/text_scan.h"
@@ -20,12 +19,6 @@ namespace {
 template <class... Parts>
 absl::Status Invalid(const Parts&... parts) {
   return WithExitCode(absl::InvalidArgumentError(absl::StrCat(parts...)), ExitCode::kUsage);
-}
-
-std::string ToText(const google::protobuf::Message& message) {
-  std::string text;
-  google::protobuf::TextFormat::PrintToString(message, &text);
-  return text;
 }
 
 // A timed run: every step is a row, and nothing else takes time.
@@ -60,7 +53,7 @@ absl::StatusOr<SeriesPoint> MakePoint(const ScalingStudy& study, const config::S
   run.mutable_parallel()->MergeFrom(series.parallel());
   run.mutable_parallel()->clear_dp();
   SetForTiming(study, world, point.weak ? world / smallest : 1, &run);
-  absl::StatusOr<ResolvedConfig> config = ParseRunConfig(ToText(run), point.name, ConfigUse::kTrain, world);
+  absl::StatusOr<ResolvedConfig> config = ParseRunConfig(PrintConfigText(run), point.name, ConfigUse::kTrain, world);
   if (!config.ok()) return config.status();
   point.config = *std::move(config);
   return point;
@@ -117,7 +110,7 @@ absl::StatusOr<ScalingStudy> LoadScaling(const std::string& path) {
                      .steps = scaling.steps(),
                      .launch = ToLaunchOptions(scaling.launch()),
                      .slurm = ToSlurmResources(scaling.slurm()),
-                     .text = ToText(scaling)};
+                     .text = PrintConfigText(scaling)};
   study.slurm.nodes = 0;
   for (const config::Scaling::Series& series : scaling.series()) {
     for (const int64_t world : series.world()) {

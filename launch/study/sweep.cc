@@ -13,7 +13,6 @@
 #include "core/base/file.h"
 #include "core/base/math.h"
 #include "core/base/status_macros.h"
-#include "google/protobuf/text_format.h"
 #include "model/dit_variants.h"
 #include "trainer/checkpoint/checkpoint_names.h"
 #include "trainer/run_config/exit_code.h"
@@ -28,12 +27,6 @@ constexpr double kMaxRuns = 10000;
 template <class... Parts>
 absl::Status Invalid(const Parts&... parts) {
   return WithExitCode(absl::InvalidArgumentError(absl::StrCat(parts...)), ExitCode::kUsage);
-}
-
-std::string ToText(const google::protobuf::Message& message) {
-  std::string text;
-  google::protobuf::TextFormat::PrintToString(message, &text);
-  return text;
 }
 
 // One run of a grid; what is unset is the run section's.
@@ -188,11 +181,11 @@ void KeepEvaluated(const std::vector<int64_t>& evaluated, config::RunConfig* run
 
 absl::StatusOr<SweepRun> MakeRun(const config::Sweep& sweep, const GridPoint& point, config::RunConfig run) {
   SweepRun made{.name = RunName(point, run), .model = ModelName(point, run.model())};
-  ASSIGN_OR_RETURN(const ResolvedConfig model, ParseRunConfig(ToText(run), "run", ConfigUse::kModel, 1));
+  ASSIGN_OR_RETURN(const ResolvedConfig model, ParseRunConfig(PrintConfigText(run), "run", ConfigUse::kModel, 1));
   run.mutable_train()->set_steps(StepsOf(sweep, run, model.options.model));
   ASSIGN_OR_RETURN(made.evaluated, EvaluatedSteps(sweep, run));
   KeepEvaluated(made.evaluated, &run);
-  made.text = ToText(run);
+  made.text = PrintConfigText(run);
   ASSIGN_OR_RETURN(made.config, ParseRunConfig(made.text, "run", ConfigUse::kTrain, sweep.launch().ranks()));
   return made;
 }
@@ -304,7 +297,7 @@ absl::StatusOr<SweepStudy> FromDescription(const config::Sweep& description) {
                    .budget = {description.budget().images(), description.budget().train_gflops()},
                    .launch = ToLaunchOptions(description.launch()),
                    .slurm = ToSlurmResources(description.slurm()),
-                   .text = ToText(description)};
+                   .text = PrintConfigText(description)};
   if (!IsPlainName(sweep.name)) {
     return Invalid("name: expected letters, digits and \"._-\", got ", Quoted(sweep.name));
   }

@@ -9,7 +9,6 @@
 #include "core/base/file.h"
 #include "core/base/hash.h"
 #include "core/base/status_macros.h"
-#include "google/protobuf/text_format.h"
 #include "model/dit_variants.h"
 #include "trainer/run_config/exit_code.h"
 #include "trainer/run_config/field_tree.h"
@@ -88,12 +87,6 @@ uint64_t ConfigHash(const config::RunConfig& c) {
   return hash;
 }
 
-std::string ToText(const google::protobuf::Message& message) {
-  std::string text;
-  google::protobuf::TextFormat::PrintToString(message, &text);
-  return text;
-}
-
 absl::StatusOr<ResolvedConfig> Resolve(config::RunConfig c, ConfigUse use, int64_t world) {
   RETURN_IF_ERROR(ApplySize(c.mutable_model()));
   FillDefaults(&c);
@@ -102,7 +95,7 @@ absl::StatusOr<ResolvedConfig> Resolve(config::RunConfig c, ConfigUse use, int64
   RETURN_IF_ERROR(ToOptions(c).diffusion.Validate());
   if (use == ConfigUse::kTrain) RETURN_IF_ERROR(ResolveForTraining(world, &c));
   out.options = ToOptions(c);
-  out.text = ToText(c);
+  out.text = PrintConfigText(c);
   out.hash = ConfigHash(c);
   return out;
 }
@@ -137,7 +130,7 @@ absl::StatusOr<std::string> ModelConfigText(const std::string& resolved_text) {
   config::RunConfig model;
   *model.mutable_model() = parsed.model();
   *model.mutable_diffusion() = parsed.diffusion();
-  return ToText(model);
+  return PrintConfigText(model);
 }
 
 absl::StatusOr<ConfigDiff> DiffRunConfigs(const std::string& saved_text, const std::string& text) {

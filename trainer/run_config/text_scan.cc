@@ -155,4 +155,10 @@ absl::Status ParseConfigText(const std::string& text, const std::string& name, g
       absl::CHexEscape(error.message().substr(0, 200))));
 }
 
+std::string PrintConfigText(const google::protobuf::Message& message) {
+  std::string text;
+  google::protobuf::TextFormat::PrintToString(message, &text);
+  return text;
+}
+
 }  // namespace shardit

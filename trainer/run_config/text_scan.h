@@ -17,4 +17,7 @@ inline constexpr int kMaxConfigDepth = 64;
 // value of the wrong type or is no text format at all.
 absl::Status ParseConfigText(const std::string& text, const std::string& name, google::protobuf::Message* message);
 
+// The message as text that ParseConfigText reads back.
+std::string PrintConfigText(const google::protobuf::Message& message);
+
 }  // namespace shardit
