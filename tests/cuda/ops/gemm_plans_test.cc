@@ -56,7 +56,7 @@ TEST_F(CudaTest, GemmPlansAreKeptByWhatDecides) {
 
 // The emulator has an algorithm without parts, one that adds parts in fp32 and one that adds them in the output's type.
 TEST_F(CudaTest, GemmPlansAddPartsInFp32) {
-  if (!OnEmulator()) GTEST_SKIP() << "what cuBLASLt has is not ours to say";
+  if (!OnEmulator()) GTEST_SKIP() << "wants the emulator: which algorithms cuBLASLt has is not ours to say";
   Ways ways(Way::kFirst), deterministic(Way::kDeterministic);
   DeviceVector<BFloat16> memory(std::vector<BFloat16>(4096));
   MatrixProduct product = SmallProduct(memory);
