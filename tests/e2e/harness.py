@@ -87,6 +87,12 @@ class Harness:
         path.write_text(text)
         return path
 
+    def write_script(self, name, text):
+        path = self.folder / name
+        path.write_text(text)
+        path.chmod(0o755)
+        return path
+
     def finish(self):
         self._folder.cleanup()
         print(f"{self.checks - self.failures} of {self.checks} checks passed")

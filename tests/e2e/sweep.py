@@ -271,8 +271,7 @@ def check_slurm(t):
     """A stand-in for sbatch that keeps what it gets."""
     folder = t.folder / "bin"
     folder.mkdir()
-    (folder / "sbatch").write_text("#!/bin/sh\necho \"$@\" >> sbatch_calls\nwc -l < sbatch_calls\n")
-    (folder / "sbatch").chmod(0o755)
+    t.write_script("bin/sbatch", "#!/bin/sh\necho \"$@\" >> sbatch_calls\nwc -l < sbatch_calls\n")
     text = STUDY + 'slurm { time: "10" partition: "debug" max_running: 1 setup: "module load x" }\n'
     config = study(t, "queued", text)
     environment = dict(os.environ, PATH=f"{folder}:{os.environ['PATH']}")

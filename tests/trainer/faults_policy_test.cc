@@ -1,5 +1,6 @@
 // The parts of trainer/faults that are functions of their arguments: planned faults, the hang deadline, the judgement
 // over hang dumps, the numerics policy and the count of restarts.
+#include <chrono>
 #include <cmath>
 #include <cstdlib>
 #include <limits>
@@ -37,6 +38,17 @@ TEST(FaultPlanTest, StrikesOnceAtItsRankAndStep) {
   EXPECT_TRUE(plan->FlipParameter(4, tensor));
   EXPECT_NE(values[0], 1.0f);
   EXPECT_FALSE(FaultPlan::Parse("poison:gradient:rank1:step3", 0)->PoisonGradient(3, tensor));
+}
+
+TEST(FaultPlanTest, SlowsEveryStepFromItsOwnOn) {
+  absl::StatusOr<FaultPlan> plan = FaultPlan::Parse("slow:update:rank1:step3", 1);
+  ASSERT_TRUE(plan.ok()) << plan.status();
+  for (const int64_t step : {3, 4}) {
+    const auto begin = std::chrono::steady_clock::now();
+    plan->Strike("update", step);
+    EXPECT_GE(std::chrono::steady_clock::now() - begin, std::chrono::milliseconds(20)) << step;
+  }
+  EXPECT_FALSE(plan->empty());
 }
 
 TEST(FaultPlanTest, RefusesWhatItDoesNotKnow) {

@@ -21,6 +21,8 @@ namespace shardit {
 namespace {
 
 constexpr absl::string_view kPhaseFaults[] = {"stop", "block", "exit"};
+constexpr char kSlow[] = "slow";
+constexpr auto kSlowness = std::chrono::milliseconds(20);
 constexpr auto kBeforeStrike = std::chrono::milliseconds(1200);  // longer than a watchdog's tick
 
 bool TakeNumber(absl::string_view text, absl::string_view prefix, int64_t* number) {
@@ -30,7 +32,7 @@ bool TakeNumber(absl::string_view text, absl::string_view prefix, int64_t* numbe
 bool IsKnown(absl::string_view what, absl::string_view where) {
   if (what == "poison") return where == "gradient";
   if (what == "flip") return where == "parameter";
-  return std::find(std::begin(kPhaseFaults), std::end(kPhaseFaults), what) != std::end(kPhaseFaults);
+  return what == kSlow || std::find(std::begin(kPhaseFaults), std::end(kPhaseFaults), what) != std::end(kPhaseFaults);
 }
 
 }  // namespace
@@ -75,6 +77,9 @@ void FaultPlan::Strike(absl::string_view phase, int64_t step) {
     if (what == "stop") raise(SIGSTOP);
     if (what == "exit") raise(SIGKILL);
     while (what == "block") std::this_thread::sleep_for(std::chrono::hours(1));
+  }
+  for (const Fault& fault : faults_) {
+    if (fault.what == kSlow && fault.where == phase && fault.step <= step) std::this_thread::sleep_for(kSlowness);
   }
 }
 
