@@ -154,6 +154,7 @@ absl::StatusOr<std::string> SummaryScript(const SlurmArray& array, const std::st
   settings.push_back({"time", kSummaryMinutes});
   return absl::StrReplaceAll(kSummaryBatch, {{"@JOB_NAME@", array.job_name + "-summary"},
                                              {"@DEPENDENCY@", "afterany:" + array_job},
+                                             {"@ARRAY_JOBS@", absl::StrReplaceAll(array_job, {{":", ","}})},
                                              {"@LOG@", JoinPath(array.folder, "%j_summary.log")},
                                              {"@RESOURCE_LINES@", Lines(settings)},
                                              {"@SETUP_LINES@", absl::StrJoin(array.resources.setup, "\n")},

@@ -65,6 +65,16 @@ def lost_rank(cluster, name):
     return job, "left with 137"
 
 
+def killed(cluster, name):
+    """The job's script dies with its ranks: nobody can ask for the job again but its owner."""
+    job = cluster.submit(name)
+    cluster.wait_for_checkpoint(name, job)
+    cluster.ask("scancel", "--signal=KILL", "--batch", job)
+    cluster.wait_for_end(name, job)
+    cluster.ask("scontrol", "requeue", job)
+    return job, ""
+
+
 def lost_node(cluster, name):
     """A node dies with all that runs on it. The job goes on elsewhere."""
     job = cluster.submit(name)
@@ -106,7 +116,7 @@ def misconfigured(cluster, name):
     return cluster.submit(name, more=["--set", "model.width=33"]), "left with 64"
 
 
-DISTURBED = [warned, preempted, limited, lost_rank, lost_node, chained]
+DISTURBED = [warned, preempted, limited, lost_rank, killed, lost_node, chained]
 # How the last job of the other cases ends, and after how many restarts. On a busy machine a disturbed one may need several.
 ENDS = {chained: ("COMPLETED", 0), cancelled: ("CANCELLED", 0), hopeless: ("FAILED", 3), misconfigured: ("FAILED", 0)}
 

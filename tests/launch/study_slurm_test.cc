@@ -52,9 +52,10 @@ TEST(SlurmArray, FillsInTheTemplates) {
   }
   EXPECT_THAT(*script, Not(HasSubstr("cpus-per-task")));  // not said
   EXPECT_THAT(*script, Not(::testing::ContainsRegex("@[A-Z_]+@")));
-  const auto summary = SummaryScript(Example(), "123");
+  const auto summary = SummaryScript(Example(), "123:124");
   ASSERT_TRUE(summary.ok());
-  EXPECT_THAT(*summary, HasSubstr("\n#SBATCH --dependency=afterany:123\n"));
+  EXPECT_THAT(*summary, HasSubstr("\n#SBATCH --dependency=afterany:123:124\n"));
+  EXPECT_THAT(*summary, HasSubstr(" --jobs=123,124 "));
   EXPECT_THAT(*summary, HasSubstr("\n'/opt/shardit' 'sweep' '--summary'\n"));
   EXPECT_THAT(*summary, Not(HasSubstr("gpus-per-node")));
   EXPECT_THAT(*summary, Not(::testing::ContainsRegex("@[A-Z_]+@")));
