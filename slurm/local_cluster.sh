@@ -78,10 +78,11 @@ orphans() {
 
 end_processes() { [[ $# -eq 0 ]] || kill -"$1" "${@:2}" 2>/dev/null || true; }
 
+# Two clusters that start at once look in different places first.
 free_ports() {
-  local base port free
-  for ((base = 17000; base < 25000; base += 100)); do
-    free=1
+  local base port free try
+  for ((try = 0; try < 80; ++try)); do
+    base=$((17000 + ($$ + try) % 80 * 100)) free=1
     for ((port = base; port <= base + nodes; ++port)); do
       ! (: <>"/dev/tcp/127.0.0.1/$port") 2>/dev/null || free=0
     done
@@ -167,11 +168,11 @@ start() {
     mkdir -p "$dir/spool/n$i"
     [[ -n $(daemons_of "n$i") ]] || slurmd -f "$SLURM_CONF" -N "n$i" 2>>"$dir/log/start" || fail "slurmd: see $dir/log/n$i"
   done
-  for ((i = 0; i < 300; ++i)); do
+  for ((i = 0; i < 600; ++i)); do
     ! all_up || return 0
     sleep 0.2
   done
-  fail "the nodes did not come up within a minute; see $dir/log"
+  fail "the nodes did not come up within two minutes; see $dir/log"
 }
 
 stop() {
