@@ -5,9 +5,10 @@
 
 #include <array>
 #include <cerrno>
-#include <ctime>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "core/base/file.h"
 #include "core/base/status_macros.h"
 #include "nlohmann/json.hpp"
@@ -21,15 +22,6 @@ constexpr std::array<std::string_view, 5> kNames = {"missing", "running", "inter
 
 std::string RecordPath(const std::string& folder) { return JoinPath(folder, "task.json"); }
 std::string LockPath(const std::string& folder) { return JoinPath(folder, "task.lock"); }
-
-std::string Now() {
-  const std::time_t now = std::time(nullptr);
-  std::tm utc{};
-  gmtime_r(&now, &utc);
-  char text[32] = "";
-  std::strftime(text, sizeof(text), "%Y-%m-%dT%H:%M:%SZ", &utc);
-  return text;
-}
 
 std::string HostName() {
   char name[256] = "";
@@ -93,7 +85,7 @@ TaskRecord ReadTaskRecord(const std::string& folder) {
 }
 
 absl::Status WriteTaskRecord(const std::string& folder, TaskRecord* record) {
-  record->changed = Now();
+  record->changed = absl::FormatTime("%Y-%m-%dT%H:%M:%SZ", absl::Now(), absl::UTCTimeZone());
   record->host = HostName();
   if (record->begun.empty()) record->begun = record->changed;
   const nlohmann::ordered_json json = {{"state", std::string(Name(record->state))},

@@ -8,12 +8,13 @@
 #include <cerrno>
 #include <chrono>
 #include <cstdio>
-#include <ctime>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "core/base/check.h"
 #include "core/base/file.h"
 #include "core/base/log.h"
@@ -36,15 +37,6 @@ int TryLock(int descriptor) {
   lock.l_type = F_WRLCK;
   lock.l_whence = SEEK_SET;
   return fcntl(descriptor, F_OFD_SETLK, &lock) == 0 ? 0 : errno;
-}
-
-std::string Now() {
-  const std::time_t now = std::time(nullptr);
-  std::tm utc{};
-  gmtime_r(&now, &utc);
-  char text[32] = "";
-  std::strftime(text, sizeof(text), "%Y-%m-%dT%H:%M:%SZ", &utc);
-  return text;
 }
 
 // "host\tpid 12 since 2024-01-01T00:00:00Z\trenewals": the holder's first two fields name it, the third moves.
@@ -98,7 +90,8 @@ absl::Status RunLease::Acquire(const std::string& run_folder, LeaseOptions optio
   const std::vector<std::string> holder = Fields(content);
   const bool local = locked && holder[0] == options_.host;
   if (!content.empty() && !local) RETURN_IF_ERROR(WaitForRemote(content));
-  identity_ = absl::StrCat(options_.host, "\tpid ", getpid(), " since ", Now());
+  identity_ = absl::StrCat(options_.host, "\tpid ", getpid(), " since ",
+                           absl::FormatTime("%Y-%m-%dT%H:%M:%SZ", absl::Now(), absl::UTCTimeZone()));
   RETURN_IF_ERROR(Write());
   thread_ = std::thread([this, identity = ThreadIdentity()] {
     // Signals are the main thread's.
