@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "data/formats/pth.h"
@@ -59,7 +60,11 @@ TEST_P(PthFile, HoldsTheTensorsThatTorchSaved) {
   EXPECT_TRUE(reader->Verify().ok());
 }
 
-INSTANTIATE_TEST_SUITE_P(BothForms, PthFile, testing::Values("torch_zip.pth", "torch_legacy.pth"));
+INSTANTIATE_TEST_SUITE_P(BothForms, PthFile, testing::Values("torch_zip.pth", "torch_legacy.pth"),
+                         [](const testing::TestParamInfo<const char*>& info) {
+                           return std::string(
+                               std::string_view(info.param).substr(0, std::string_view(info.param).find('.')));
+                         });
 
 TEST(PthTest, FindsGroupsAndPassesOverTheRest) {
   for (const char* file : {"torch_groups.pth", "torch_groups_legacy.pth"}) {

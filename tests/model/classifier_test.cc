@@ -70,7 +70,7 @@ TEST_P(ClassifierWidths, DescribesAnImageWhateverItsNeighbours) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Images, ClassifierWidths, testing::Values(8, 12));
+INSTANTIATE_TEST_SUITE_P(Images, ClassifierWidths, testing::Values(8, 12), testing::PrintToStringParamName());
 
 }  // namespace
 }  // namespace shardit

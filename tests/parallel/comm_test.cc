@@ -20,7 +20,7 @@ class CommOnThreads : public testing::TestWithParam<int> {
     RunThreadWorld(GetParam(), [&](World& world) { body(world.comm()); });
   }
 };
-INSTANTIATE_TEST_SUITE_P(Ranks, CommOnThreads, testing::Values(1, 2, 3, 4));
+INSTANTIATE_TEST_SUITE_P(Ranks, CommOnThreads, testing::Values(1, 2, 3, 4), testing::PrintToStringParamName());
 
 TEST_P(CommOnThreads, AllDtypes) { RunCase(comm_cases::AllDtypes); }
 TEST_P(CommOnThreads, SumOrder) { RunCase(comm_cases::SumOrder); }

@@ -6,6 +6,7 @@
 #include <mutex>
 #include <utility>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "core/cuda/device_query.h"
 #include "core/tensor/rng.h"
@@ -145,6 +146,12 @@ std::string LayoutCase::Text() const {
     absl::StrAppend(&text, " GPU ", precisions[static_cast<int>(gpu->precision)], gpu->graph ? " graph" : "");
   }
   return text;
+}
+
+std::string LayoutCase::TestName() const {
+  std::string name = Text();
+  for (char& c : name) c = absl::ascii_isalnum(static_cast<unsigned char>(c)) ? c : '_';
+  return name;
 }
 
 DitConfig LayoutCase::Model() const {

@@ -40,6 +40,7 @@ struct LayoutCase {
   // The same width and tokens for every design.
   DitConfig Model() const;
   std::string Text() const;
+  std::string TestName() const;  // the text in letters, digits and "_"
 };
 
 // How test reports show it.

@@ -26,7 +26,8 @@ TEST_P(LayoutTest, IsTheSameRun) {
   EXPECT_LE(distance.gradient, kLayoutTolerance) << distance.gradient_name;
 }
 
-INSTANTIATE_TEST_SUITE_P(Cut, LayoutTest, ::testing::ValuesIn(LayoutGridCut()));
+INSTANTIATE_TEST_SUITE_P(Cut, LayoutTest, ::testing::ValuesIn(LayoutGridCut()),
+                         [](const ::testing::TestParamInfo<LayoutCase>& info) { return info.param.TestName(); });
 
 void ExpectSameBits(const LayoutOutcome& outcome, const LayoutOutcome& one) {
   EXPECT_EQ(outcome.losses, one.losses);

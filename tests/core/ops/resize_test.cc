@@ -1,6 +1,7 @@
 // Resizing: the cases, and what PyTorch and TensorFlow 1 make of the sizes that Inception meets.
 #include "core/ops/resize.h"
 
+#include "absl/strings/str_cat.h"
 #include "tests/core/host_copy.h"
 #include "tests/core/op_case_cpu.h"
 #include "tests/core/ops/golden_arrays.h"
@@ -28,6 +29,10 @@ struct Golden {
   int64_t height, width, to_height, to_width;
 };
 
+std::string Name(const Golden& sizes) {
+  return absl::StrCat(sizes.height, "x", sizes.width, "_", sizes.to_height, "x", sizes.to_width);
+}
+
 class ResizeGolden : public ::testing::TestWithParam<Golden> {
  protected:
   static constexpr int64_t kChannels = 2;
@@ -35,8 +40,7 @@ class ResizeGolden : public ::testing::TestWithParam<Golden> {
   // Compares the rows and columns that are stored.
   static void Expect(const Tensor& y, const std::string& framework) {
     const Golden& sizes = GetParam();
-    const std::string name = "resize_" + std::to_string(sizes.height) + "x" + std::to_string(sizes.width) + "_" +
-                             std::to_string(sizes.to_height) + "x" + std::to_string(sizes.to_width) + ".";
+    const std::string name = "resize_" + Name(sizes) + ".";
     const std::vector<int32_t> rows = ReadGoldenIntegers(name + "rows"), columns = ReadGoldenIntegers(name + "columns");
     const GoldenArray want = ReadGolden(name + framework);
     ASSERT_EQ(want.values.size(), rows.size() * columns.size() * kChannels) << name;
@@ -74,7 +78,8 @@ TEST_P(ResizeGolden, IsTensorFlow1s) {
 INSTANTIATE_TEST_SUITE_P(Inception, ResizeGolden,
                          ::testing::Values(Golden{32, 32, 299, 299}, Golden{299, 299, 299, 299},
                                            Golden{64, 64, 299, 299}, Golden{299, 299, 32, 32},
-                                           Golden{400, 300, 299, 299}));
+                                           Golden{400, 300, 299, 299}),
+                         [](const ::testing::TestParamInfo<Golden>& info) { return Name(info.param); });
 
 TEST(Resize, EqualSizesCopy) {
   RankContext context(1);

@@ -116,11 +116,7 @@ INSTANTIATE_TEST_SUITE_P(Precisions, CudaDeterministicTest, ::testing::Values(Pr
                          });
 
 INSTANTIATE_TEST_SUITE_P(Layouts, CudaLayoutTest, ::testing::ValuesIn(Layouts()),
-                         [](const ::testing::TestParamInfo<LayoutCase>& info) {
-                           std::string name = info.param.Text();
-                           for (char& c : name) c = std::isalnum(static_cast<unsigned char>(c)) ? c : '_';
-                           return name;
-                         });
+                         [](const ::testing::TestParamInfo<LayoutCase>& info) { return info.param.TestName(); });
 
 }  // namespace
 }  // namespace shardit
