@@ -78,17 +78,7 @@ absl::Status RunElement(const SweepStudy& sweep, int64_t index) {
   const Task task = MakeTask(sweep, sweep.runs[static_cast<size_t>(index)], launch);
   const TaskRecord record = RunTask(task, {.max_restarts = sweep.launch.max_restarts, .scheduled = true}, relay);
   RefreshResults(sweep);
-  const std::string what = absl::StrCat(task.name, ": ", std::string(Name(record.state)), ", ", record.message);
-  switch (record.state) {
-    case TaskState::kFinished:
-      return absl::OkStatus();
-    case TaskState::kRunning:  // by another process, which also ends it
-      return WithExitCode(absl::AlreadyExistsError(what), ExitCode::kCannotCreate);
-    case TaskState::kFailed:
-      return WithExitCode(absl::InternalError(what), ExitCode::kTasksFailed);
-    default:
-      return WithExitCode(absl::AbortedError(what), ExitCode::kRequeue);
-  }
+  return ElementStatus(task, record);
 }
 
 absl::StatusOr<std::vector<int64_t>> UnfinishedRuns(const SweepStudy& sweep) {

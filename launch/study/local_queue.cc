@@ -41,6 +41,20 @@ std::vector<TaskRecord> RunLocalQueue(std::span<const Task> tasks, const LocalQu
   return records;
 }
 
+absl::Status ElementStatus(const Task& task, const TaskRecord& record) {
+  const std::string what = absl::StrCat(task.name, ": ", std::string(Name(record.state)), ", ", record.message);
+  switch (record.state) {
+    case TaskState::kFinished:
+      return absl::OkStatus();
+    case TaskState::kRunning:
+      return WithExitCode(absl::AlreadyExistsError(what), ExitCode::kCannotCreate);
+    case TaskState::kFailed:
+      return WithExitCode(absl::InternalError(what), ExitCode::kTasksFailed);
+    default:
+      return WithExitCode(absl::AbortedError(what), ExitCode::kRequeue);
+  }
+}
+
 absl::Status StudyStatus(std::span<const Task> tasks, std::span<const TaskRecord> records) {
   int64_t open = 0;
   std::vector<std::string> failed;

@@ -23,6 +23,10 @@ struct LocalQueueOptions {
 // stop kept from beginning.
 std::vector<TaskRecord> RunLocalQueue(std::span<const Task> tasks, const LocalQueueOptions& options, StopRelay& relay);
 
+// The exit code of an element of a job array, one task, as a status: Aborted (75) where a stop was requested,
+// AlreadyExists (73) where another process works on it, Internal (79) where it failed.
+absl::Status ElementStatus(const Task& task, const TaskRecord& record);
+
 // The exit code of a study as a status: OK where every task is finished; Aborted (exit code 75) where a stop was
 // requested or another process still works on some; else Internal with exit code 79 and one line that counts and names
 // what failed.

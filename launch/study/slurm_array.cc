@@ -21,7 +21,7 @@
 namespace shardit {
 namespace {
 
-constexpr char kSummaryMinutes[] = "10";
+constexpr char kSummaryMinutes[] = "30";
 
 absl::Status Refuse(const std::string& what, const std::string& expected, const std::string& value) {
   return WithExitCode(

@@ -195,7 +195,9 @@ TEST(Task, OneProcessWorksOnIt) {
 
 TEST(Task, ATrainingElsewhereIsNoFailure) {
   const Task task = ScriptTask("echo x >> starts; echo 'shardit: another job uses this run folder: x' >&2; exit 73");
-  EXPECT_EQ(RunOnce(task).state, TaskState::kRunning);
+  const TaskRecord record = RunOnce(task);
+  EXPECT_EQ(record.state, TaskState::kRunning);
+  EXPECT_EQ(ExitCodeOf(ElementStatus(task, record)), ExitCode::kCannotCreate);
   EXPECT_EQ(Starts(task), 1);
   EXPECT_EQ(ReadTaskRecord(task.folder).state, TaskState::kInterrupted);
 }
@@ -251,6 +253,8 @@ TEST(LocalQueue, AFailureHoldsUpNothing) {
     EXPECT_EQ(records[2].state, TaskState::kFinished);
     const absl::Status status = StudyStatus(tasks, records);
     EXPECT_EQ(ExitCodeOf(status), ExitCode::kTasksFailed);
+    EXPECT_TRUE(ElementStatus(tasks[0], records[0]).ok());
+    EXPECT_EQ(ExitCodeOf(ElementStatus(tasks[1], records[1])), ExitCode::kTasksFailed);
     EXPECT_THAT(std::string(status.message()), StartsWith("1 of 3 tasks failed: task (exit 65)"));
   }
 }
@@ -286,6 +290,7 @@ TEST(LocalQueue, AStopEndsItWithTheRestOpen) {
   EXPECT_EQ(records[0].state, TaskState::kInterrupted);
   EXPECT_EQ(records[1].state, TaskState::kMissing);
   EXPECT_EQ(ExitCodeOf(StudyStatus(tasks, records)), ExitCode::kRequeue);
+  EXPECT_EQ(ExitCodeOf(ElementStatus(first, records[0])), ExitCode::kRequeue);
 }
 
 TEST(LocalQueue, ASecondInterruptEndsWhatDoesNotListen) {
