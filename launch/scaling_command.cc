@@ -1,12 +1,15 @@
 // shardit scaling: one model on many worlds and layouts, measured beside what the planner says.
 #include <string>
 
+#include "absl/strings/str_cat.h"
+#include "core/base/file.h"
 #include "core/base/log.h"
 #include "core/base/status_macros.h"
 #include "launch/command_line.h"
 #include "launch/scaling/scaling_results.h"
 #include "launch/scaling/scaling_run.h"
 #include "launch/scaling/scaling_study.h"
+#include "trainer/run_config/exit_code.h"
 
 namespace shardit {
 namespace {
@@ -33,6 +36,11 @@ absl::Status Run(const Flags& flags) {
   if (flags.dry_run) {
     ASSIGN_OR_RETURN(const ScalingPrediction planned, PredictPoints(study, /*keep=*/false));
     return Print(flags.json ? planned.plans.dump(2) : planned.text);
+  }
+  if (flags.launcher == "slurm" && study.slurm.tasks_per_node == 0) {
+    return WithExitCode(absl::InvalidArgumentError(absl::StrCat(
+                            Quoted(flags.config), ": slurm.tasks_per_node: expected the ranks of a node, got none")),
+                        ExitCode::kUsage);
   }
   RETURN_IF_ERROR(WriteStudy(study));
   ASSIGN_OR_RETURN(const ScalingPrediction planned, PredictPoints(study, /*keep=*/true));

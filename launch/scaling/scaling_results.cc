@@ -20,14 +20,14 @@ using Json = nlohmann::ordered_json;
 std::vector<TimedStep> TimedSteps(const std::vector<Json>& rows) {
   std::vector<TimedStep> steps;
   for (const Json& row : rows) {
-    const Json sent = row.value("bytes_sent", Json::object());
-    steps.push_back({.step = row.value("step", int64_t{0}),
+    const Json sent = ObjectOr(row, "bytes_sent");
+    steps.push_back({.step = IntegerOr(row, "step", 0),
                      .step_ms = NumberOr(row, "step_ms", 0),
                      .exposed_comm_ms = NumberOr(row, "exposed_comm_ms", 0),
-                     .bytes_dp = sent.value("dp", int64_t{0}),
-                     .bytes_tp = sent.value("tp", int64_t{0}),
-                     .bytes_pp = sent.value("pp", int64_t{0}),
-                     .peak_bytes = row.value("peak_bytes", int64_t{0})});
+                     .bytes_dp = IntegerOr(sent, "dp", 0),
+                     .bytes_tp = IntegerOr(sent, "tp", 0),
+                     .bytes_pp = IntegerOr(sent, "pp", 0),
+                     .peak_bytes = IntegerOr(row, "peak_bytes", 0)});
   }
   return steps;
 }
@@ -35,12 +35,12 @@ std::vector<TimedStep> TimedSteps(const std::vector<Json>& rows) {
 // The part of a plan that is measured too.
 Json Planned(const std::string& folder) {
   const std::optional<Json> plan = ReadJson(JoinPath(folder, kPlanFile));
-  if (!plan.has_value() || !plan->is_object() || !plan->contains("step") || !plan->contains("bytes_sent")) {
-    return nullptr;
-  }
-  return {{"step_ms", plan->at("step").value("step_ms", Json())},
-          {"images_per_s", plan->at("step").value("images_per_s", Json())},
-          {"bytes_sent", plan->at("bytes_sent")},
+  if (!plan.has_value() || !plan->is_object()) return nullptr;
+  const Json step = ObjectOr(*plan, "step"), sent = ObjectOr(*plan, "bytes_sent");
+  if (step.empty() || sent.empty()) return nullptr;
+  return {{"step_ms", step.value("step_ms", Json())},
+          {"images_per_s", step.value("images_per_s", Json())},
+          {"bytes_sent", sent},
           {"peak_bytes", plan->value("peak_bytes", Json())}};
 }
 
@@ -109,7 +109,7 @@ std::string Cell(const Json& value, int digits) {
 }
 
 double TotalSent(const Json& bytes) {
-  return bytes.is_object() ? bytes.value("dp", 0.0) + bytes.value("tp", 0.0) + bytes.value("pp", 0.0) : 0.0;
+  return bytes.is_object() ? NumberOr(bytes, "dp", 0) + NumberOr(bytes, "tp", 0) + NumberOr(bytes, "pp", 0) : 0.0;
 }
 
 std::string MibCell(const Json& bytes) {

@@ -128,15 +128,15 @@ absl::Status WriteStudy(const ScalingStudy& study) {
 }
 
 absl::StatusOr<std::vector<Task>> ScalingTasks(const ScalingStudy& study) {
-  LaunchOptions launch = study.launch;
+  std::map<int64_t, std::vector<std::string>>
+      words;  // by world: a line that starts two ranks may have no slots for more
   std::vector<Task> tasks;
   for (const SeriesPoint& point : study.points) {
-    ASSIGN_OR_RETURN(const std::vector<std::string> words, LaunchWords(launch, point.world));
-    // A line that started two ranks starts more: it is tried out once.
-    if (launch.command.empty() && point.world > 1) {
-      launch.command = absl::StrJoin(words.begin(), words.end() - 2, " ");
+    std::vector<std::string>& known = words[point.world];
+    if (known.empty() && point.world > 1) {
+      ASSIGN_OR_RETURN(known, LaunchWords(study.launch, point.world));
     }
-    tasks.push_back(MakeTask(study, point, static_cast<int64_t>(tasks.size()), words));
+    tasks.push_back(MakeTask(study, point, static_cast<int64_t>(tasks.size()), known));
   }
   return tasks;
 }
@@ -164,10 +164,9 @@ absl::Status RunScalingTask(const ScalingStudy& study, int64_t index) {
   StopRelay relay;
   const SeriesPoint& point = study.points[static_cast<size_t>(index)];
   ASSIGN_OR_RETURN(const std::vector<std::string> words, LaunchWords(study.launch, point.world));
-  const std::vector<Task> tasks = {MakeTask(study, point, index, words)};
-  const std::vector<TaskRecord> records = {
-      RunTask(tasks.front(), {.max_restarts = study.launch.max_restarts, .scheduled = true}, relay)};
-  return StudyStatus(tasks, records);
+  const Task task = MakeTask(study, point, index, words);
+  const TaskRecord record = RunTask(task, {.max_restarts = study.launch.max_restarts, .scheduled = true}, relay);
+  return ElementStatus(task, record);
 }
 
 absl::StatusOr<std::string> SubmitScaling(const ScalingStudy& study) {

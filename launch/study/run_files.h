@@ -18,5 +18,8 @@ std::optional<nlohmann::ordered_json> ReadJson(const std::string& path);
 
 // The number `object[key]`; `otherwise` where there is none.
 double NumberOr(const nlohmann::ordered_json& object, const char* key, double otherwise);
+int64_t IntegerOr(const nlohmann::ordered_json& object, const char* key, int64_t otherwise);
+// Empty where it is anything but an object.
+nlohmann::ordered_json ObjectOr(const nlohmann::ordered_json& object, const char* key);
 
 }  // namespace shardit

@@ -104,6 +104,16 @@ def check_failures(t, text):
         (t.folder / "bad.textproto").write_text(bad)
         refused = scaling(t, "--config", "bad.textproto", code=64)
         t.expect(expected in refused.stderr and refused.stderr.count("\n") == 1, f"refused: {refused.stderr}")
+    refused = scaling(t, "--config", "gone.textproto", "--launcher", "slurm", code=64)
+    t.expect("slurm.tasks_per_node" in refused.stderr and refused.stderr.count("\n") == 1, f"refused: {refused.stderr}")
+    # Files that say odd things are a point without figures.
+    odd = t.folder / "gone" / "points" / "strong-w1"
+    for name, content in (("metrics.jsonl", '{"step": 1, "bytes_sent": null, "peak_bytes": {}}'), ("plan.json", '{"step": 1}'),
+                          ("plan.json", '{"step": {"step_ms": []}, "bytes_sent": {"dp": "x"}}')):
+        (odd / name).write_text(content + "\n")
+        points = json.loads(scaling(t, "--config", "gone.textproto", "--summary", "--json").stdout)["points"]
+        t.expect(points[0]["step_ms"] is None, f"{content}: {points[0]}")
+        scaling(t, "--config", "gone.textproto", "--summary")
     # Another study's points are not taken for this one's.
     (t.folder / "other.textproto").write_text(text.replace("heads: 2", "heads: 4"))
     other = scaling(t, "--config", "other.textproto", "--json", code=79)
