@@ -3,10 +3,14 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstdlib>
+#include <exception>
+#include <functional>
+#include <new>
 #include <optional>
 #include <utility>
 
 #include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "core/base/file.h"
 #include "launch/build_info.h"
@@ -93,6 +97,23 @@ int CommandLine::Finish(const absl::Status& status, bool speak) const {
   return static_cast<int>(ExitCodeOf(status));
 }
 
+namespace {
+
+// Our own code throws nothing; the libraries do where memory ends, or where a file says what nobody foresaw.
+absl::Status Caught(const std::function<absl::Status()>& run, bool* threw) {
+  try {
+    return run();
+  } catch (const std::bad_alloc&) {
+    *threw = true;
+    return absl::ResourceExhaustedError("out of memory");
+  } catch (const std::exception& error) {
+    *threw = true;
+    return absl::InternalError(error.what());
+  }
+}
+
+}  // namespace
+
 int CommandLine::Run(int argc, char** argv) {
   const int launch_rank = LaunchRank();
   try {
@@ -101,22 +122,36 @@ int CommandLine::Run(int argc, char** argv) {
     return launch_rank == 0 ? app_.exit(help_or_version) : 0;
   } catch (const CLI::ParseError& error) {
     const CLI::App& chosen = ChosenCommand(app_);
-    // An unknown subcommand shows as a missing one.
+    std::string what = error.what();
+    // A word that nothing takes shows as something else that is missing.
     const std::vector<std::string> unknown = chosen.remaining();
-    const bool is_unknown_command = error.get_name() == "RequiredError" && !unknown.empty();
-    const std::string what = is_unknown_command ? absl::StrCat("unknown command ", unknown.front()) : error.what();
+    if (error.get_name() == "RequiredError" && !unknown.empty()) {
+      const std::string& word = unknown.front();
+      const bool takes_commands = !chosen.get_subcommands([](const CLI::App*) { return true; }).empty();
+      if (absl::StartsWith(word, "-")) {
+        what = absl::StrCat("unknown option ", word);
+      } else if (takes_commands) {
+        what = absl::StrCat("unknown command ", word);
+      } else {
+        absl::StrAppend(&what, ", and got ", word, " that belongs to no option");
+      }
+    }
     const absl::Status status =
         absl::InvalidArgumentError(absl::StrCat(what, "; see ", CommandPath(chosen), " --help"));
     return Finish(WithExitCode(status, ExitCode::kUsage), launch_rank == 0);
   }
   InstallLogger(launch_rank);
-  if (on_one_rank_) return launch_rank == 0 ? Finish(on_one_rank_(), true) : 0;
+  bool threw = false;
+  if (on_one_rank_) return launch_rank == 0 ? Finish(Caught(on_one_rank_, &threw), true) : 0;
   std::optional<StartDeadline> deadline;
   deadline.emplace(StartDeadlineOptions{.seconds = StartSeconds(kStartSeconds), .folder = "."});
   absl::StatusOr<World> world = InitMpiWorld(&argc, &argv);
   deadline.reset();
   if (!world.ok()) return Finish(world.status(), true);
-  return Finish(on_every_rank_(*world), world->rank() == 0);
+  const absl::Status status = Caught([&] { return on_every_rank_(*world); }, &threw);
+  const int code = Finish(status, threw || world->rank() == 0);
+  if (threw) world->Abort(code);  // the others may wait for this rank
+  return code;
 }
 
 void AddConfigFlags(CLI::App* command, ConfigFlags* flags, bool required) {

@@ -18,6 +18,14 @@ def check_help(t):
             t.expect(len(line) <= 80, f"{command} --help: a line of {len(line)} columns: {line}")
 
 
+def check_unknown_words(t):
+    for arguments, expected in ((["trian"], "unknown command trian"), (["train", "--confg", "x"], "unknown option --confg"),
+                                (["train", "x.textproto"], "got x.textproto that belongs to no option"),
+                                (["--verson"], "unknown option --verson"), (["data", "infos"], "unknown command infos")):
+        done = t.run(*arguments)
+        t.expect(done.returncode == 64 and expected in done.stderr, f"{arguments}: {done.returncode} {done.stderr}")
+
+
 def json_of(t, *arguments, ranks=0):
     done = t.run(*arguments, ranks=ranks)
     t.expect(done.returncode == 0, f"{arguments}: exit code {done.returncode}: {done.stderr}")
@@ -81,6 +89,7 @@ def check_checkpoint(t):
 def main():
     t = Harness()
     check_help(t)
+    check_unknown_words(t)
     done = t.run("--version")
     t.expect(done.stdout.startswith("shardit ") and "commit " in done.stdout, f"--version: {done.stdout}")
     check_models(t)
