@@ -5,6 +5,7 @@
 #include "core/base/file.h"
 #include "core/base/status_macros.h"
 #include "trainer/run_config/exit_code.h"
+#include "trainer/run_config/field_tree.h"
 #include "trainer/run_config/text_scan.h"
 
 namespace shardit {
@@ -14,9 +15,16 @@ absl::Status Invalid(const std::string& path, const std::string& what) {
   return WithExitCode(absl::InvalidArgumentError(absl::StrCat(path, ": ", what)), ExitCode::kUsage);
 }
 
+constexpr double kMost = 1e9;  // of any figure: what follows from them stays a number
+
 absl::Status CheckPositive(const std::string& path, const char* field, double value) {
-  if (value > 0) return absl::OkStatus();
-  return Invalid(path, absl::StrCat(field, ": expected a number above 0, got ", value));
+  if (value > 0 && value <= kMost) return absl::OkStatus();
+  return Invalid(path, absl::StrCat(field, ": expected a number above 0, at most ", kMost, ", got ", value));
+}
+
+absl::Status CheckNotNegative(const std::string& path, const char* field, double value) {
+  if (value >= 0 && value <= kMost) return absl::OkStatus();
+  return Invalid(path, absl::StrCat(field, ": expected a number from 0 to ", kMost, ", got ", value));
 }
 
 double PeakOf(const config::Cluster& cluster, Precision precision) {
@@ -37,6 +45,10 @@ LinkFigures ToLink(const config::ClusterLink& link) {
 
 absl::Status CheckCluster(const std::string& path, const config::Cluster& cluster, Precision precision) {
   RETURN_IF_ERROR(CheckPositive(path, "devices_per_node", static_cast<double>(cluster.devices_per_node())));
+  RETURN_IF_ERROR(CheckNotNegative(path, "nodes", static_cast<double>(cluster.nodes())));
+  RETURN_IF_ERROR(CheckNotNegative(path, "kernel_us", cluster.kernel_us()));
+  RETURN_IF_ERROR(CheckNotNegative(path, "intra_node.latency_us", cluster.intra_node().latency_us()));
+  RETURN_IF_ERROR(CheckNotNegative(path, "inter_node.latency_us", cluster.inter_node().latency_us()));
   RETURN_IF_ERROR(CheckPositive(path, "peak at the run's precision", PeakOf(cluster, precision)));
   RETURN_IF_ERROR(CheckPositive(path, "gemm_efficiency", cluster.gemm_efficiency()));
   RETURN_IF_ERROR(CheckPositive(path, "attention_efficiency", cluster.attention_efficiency()));
@@ -54,7 +66,7 @@ absl::StatusOr<ClusterFigures> LoadCluster(const std::string& path, Precision pr
   const absl::Status parsed = ParseConfigText(text, path, &cluster);
   if (!parsed.ok()) return WithExitCode(parsed, ExitCode::kUsage);
   RETURN_IF_ERROR(CheckCluster(path, cluster, precision));
-  ClusterFigures figures{.name = cluster.name().empty() ? path : cluster.name(),
+  ClusterFigures figures{.name = cluster.name().empty() ? path : PrintableName(cluster.name()),
                          .devices_are_cores = cluster.devices_are_cores(),
                          .devices_per_node = cluster.devices_per_node(),
                          .nodes = cluster.nodes()};

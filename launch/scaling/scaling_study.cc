@@ -102,6 +102,9 @@ absl::StatusOr<config::Scaling> ReadScaling(const std::string& path) {
 absl::StatusOr<ScalingStudy> LoadScaling(const std::string& path) {
   ASSIGN_OR_RETURN(const config::Scaling scaling, ReadScaling(path));
   if (scaling.out().empty()) return Invalid(path, ": out: expected the study's folder");
+  if (!scaling.name().empty() && !IsPlainName(scaling.name())) {
+    return Invalid(path, ": name: expected letters, digits and \"._-\", got ", Quoted(scaling.name()));
+  }
   RETURN_IF_ERROR(CheckSeries(path, scaling));
   ScalingStudy study{.name = scaling.name().empty() ? "scaling" : scaling.name(),
                      .out = scaling.out(),

@@ -8,6 +8,7 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
+constexpr int kMaxDepth = 32;
 constexpr int64_t kMaxMetricsBytes = int64_t{256} << 20;
 constexpr int64_t kMaxDocumentBytes = int64_t{64} << 20;
 
@@ -25,7 +26,7 @@ std::vector<Json> ReadMetrics(const std::string& run_folder) {
   std::vector<Json> rows;
   const std::string text = ReadBeginning(JoinPath(run_folder, "metrics.jsonl"), kMaxMetricsBytes);
   for (const absl::string_view line : absl::StrSplit(text, '\n', absl::SkipWhitespace())) {
-    Json row = Json::parse(line.begin(), line.end(), nullptr, /*allow_exceptions=*/false);
+    Json row = ParseJson(line);
     if (!row.is_object() || !row.contains("step") || !row["step"].is_number_integer()) continue;
     if (!rows.empty() && row["step"] <= rows.back()["step"]) continue;
     rows.push_back(std::move(row));
@@ -33,10 +34,16 @@ std::vector<Json> ReadMetrics(const std::string& run_folder) {
   return rows;
 }
 
+Json ParseJson(absl::string_view text) {
+  // Copying, printing and freeing a document recurse.
+  const auto shallow = [](int depth, Json::parse_event_t, Json&) { return depth <= kMaxDepth; };
+  return Json::parse(text.begin(), text.end(), shallow, /*allow_exceptions=*/false);
+}
+
 std::optional<Json> ReadJson(const std::string& path) {
   const absl::StatusOr<std::string> text = ReadWholeFile(path, kMaxDocumentBytes);
   if (!text.ok()) return std::nullopt;
-  Json document = Json::parse(*text, nullptr, /*allow_exceptions=*/false);
+  Json document = ParseJson(*text);
   if (document.is_discarded()) return std::nullopt;
   return document;
 }

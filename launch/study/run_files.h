@@ -6,12 +6,16 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/string_view.h"
 #include "nlohmann/json.hpp"
 
 namespace shardit {
 
 // The rows of metrics.jsonl in order of their steps; damaged lines, and what follows the first 256 MiB, are left out.
 std::vector<nlohmann::ordered_json> ReadMetrics(const std::string& run_folder);
+
+// A document from elsewhere: what is nested deeper than 32 levels is left out. Discarded where it is no JSON.
+nlohmann::ordered_json ParseJson(absl::string_view text);
 
 // A JSON document of at most 64 MiB; nullopt where it is not there or is none.
 std::optional<nlohmann::ordered_json> ReadJson(const std::string& path);

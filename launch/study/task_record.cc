@@ -6,6 +6,7 @@
 #include <array>
 #include <cerrno>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
@@ -38,7 +39,11 @@ struct flock WholeFile() {
 
 std::string Text(const nlohmann::json& json, const char* key) {
   const auto found = json.find(key);
-  return found != json.end() && found->is_string() ? found->get<std::string>() : "";
+  std::string text = found != json.end() && found->is_string() ? found->get<std::string>() : "";
+  for (char& c : text) {
+    if (absl::ascii_iscntrl(static_cast<unsigned char>(c))) c = ' ';  // it will be shown on terminals
+  }
+  return text;
 }
 
 int64_t Number(const nlohmann::json& json, const char* key) {

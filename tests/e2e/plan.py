@@ -66,6 +66,11 @@ def check_errors(t):
         done = t.run("plan", "--config", "run.textproto", *arguments)
         t.expect(done.returncode != 0 and words in done.stderr, f"plan {arguments}: {done.returncode} {done.stderr}")
         t.expect(done.stdout == "", f"plan {arguments}: {done.stdout}")
+    for field, text in [("memory_gib", MACHINES.replace("79", "inf")), ("kernel_us", MACHINES + "kernel_us: nan"),
+                        ("nodes", MACHINES + "nodes: -5")]:
+        t.write_config("odd.textproto", text)
+        done = t.run("plan", "--config", "run.textproto", "--cluster", "odd.textproto")
+        t.expect(done.returncode == 64 and field in done.stderr, f"{field}: {done.returncode} {done.stderr}")
 
 
 def main():

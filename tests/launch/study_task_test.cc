@@ -234,6 +234,8 @@ TEST(TaskRecord, DamageAndDeadProcessesAreInterruptions) {
   }
   EXPECT_EQ(ReadTaskRecord(folder).state, TaskState::kInterrupted);
   EXPECT_EQ(ReadTaskRecord(folder).attempts, 3);
+  std::ofstream(folder + "/task.json") << R"({"state": "failed", "message": "\u001b]0;pwned\u0007"})";
+  EXPECT_EQ(ReadTaskRecord(folder).message, " ]0;pwned ");
 }
 
 std::vector<Task> ThreeTasks() {
