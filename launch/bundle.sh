@@ -9,6 +9,7 @@
 set -euo pipefail
 called_from=$PWD build='' out='' patchelf=1
 while [[ $# -gt 0 ]]; do
+  [[ $# -gt 1 || $1 == --no-patchelf ]] || set -- --help
   case "$1" in
     --build) build=$(realpath "$2"); shift 2 ;;
     --out) out=$(realpath -m "$called_from/$2"); [[ $2 == /* ]] && out=$2; shift 2 ;;

@@ -4,6 +4,7 @@
 # scores samples by its features.
 # usage: launch/quickstart.sh      everything lands in results/, which git ignores; run again, it starts anew
 set -euo pipefail
+[[ $# -eq 0 ]] || { sed -n '/^# usage/s/^# //p' "$0" >&2; exit 64; }
 begin=$SECONDS
 source "$(dirname "$0")/setup.sh"
 say() { printf '\n[%3d s] %s\n' $((SECONDS - begin)) "$*"; }

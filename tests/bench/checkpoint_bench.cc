@@ -118,7 +118,10 @@ Row MeasureSaves(const Options& options, const std::string& folder, FileSystem& 
   Row row;
   const auto save = [&](bool wait) {
     state->run.step = 1;  // replaced again and again: one folder on the disk
-    CHECK(checkpointer.Save(state->run, state->slices).ok());
+    const auto begin = std::chrono::steady_clock::now();
+    const absl::Status before = checkpointer.Wait();
+    CHECK(before.ok()) << before;
+    checkpointer.Save(state->run, state->slices, begin);
     const absl::Status status = wait ? checkpointer.Wait() : absl::OkStatus();
     CHECK(status.ok()) << status;
     return checkpointer.TakeReport();
