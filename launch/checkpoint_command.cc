@@ -6,9 +6,11 @@
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "core/base/file.h"
 #include "core/base/status_macros.h"
 #include "launch/command_line.h"
 #include "nlohmann/json.hpp"
+#include "trainer/checkpoint/checkpoint_names.h"
 #include "trainer/checkpoint_diff.h"
 #include "trainer/checkpoint_export.h"
 #include "trainer/checkpoint_reshard.h"
@@ -53,6 +55,12 @@ nlohmann::ordered_json LayoutJson(const RunLayout& layout) {
 
 absl::Status List(const PathFlags& flags) {
   ASSIGN_OR_RETURN(const std::string folder, CheckpointsFolder(flags.path));
+  if (KindOfPath(JoinPath(folder, std::string(kManifestFile))) == PathKind::kFile) {
+    return WithExitCode(
+        absl::InvalidArgumentError(absl::StrCat("checkpoint ls: expected a run folder, got ", Quoted(folder),
+                                                ", which is a checkpoint; checkpoint show describes it")),
+        ExitCode::kUsage);
+  }
   ASSIGN_OR_RETURN(const std::vector<CommittedCheckpoint> checkpoints, ListCheckpoints(folder));
   nlohmann::ordered_json rows = nlohmann::ordered_json::array();
   constexpr const char* kRow = "{}{:>10} {:>14} {:>6}  {:<18} {:>8} {}";
@@ -68,8 +76,9 @@ absl::Status List(const PathFlags& flags) {
     if (!reader.ok()) rows.back()["error"] = error;
     fmt::format_to(std::back_inserter(table), kRow, "\n", checkpoint.step, bytes, shards,
                    reader.ok() ? LayoutText(reader->state().layout) : "-", reader.ok() ? "good" : "bad",
-                   absl::CHexEscape(reader.ok() ? checkpoint.folder : error));
+                   reader.ok() ? absl::CHexEscape(checkpoint.folder) : error);
   }
+  if (checkpoints.empty()) absl::StrAppend(&table, "\nno checkpoints in ", Quoted(folder));
   return Print(flags.json ? Dump(rows) : table);
 }
 
