@@ -46,7 +46,7 @@ absl::StatusOr<Kept> FindKept(const std::string& text, int64_t resumed_step, con
       if (first_damaged != 0) {
         return absl::DataLossError(absl::StrCat(Quoted(path), " line ", first_damaged,
                                                 ": expected a JSON object with an integer step, got something else; "
-                                                "repair or delete that line, or start anew with --resume never"));
+                                                "repair or delete that line, or start anew with another --out"));
       }
       kept = {begin, *step};
     }

@@ -151,7 +151,7 @@ absl::StatusOr<ConfigDiff> DiffRunConfigs(const std::string& saved_text, const s
 absl::Status CheckResumable(const ConfigDiff& diff) {
   if (diff.frozen.empty()) return absl::OkStatus();
   return ExitUsage(Invalid("cannot resume with a changed configuration: ", absl::StrJoin(diff.frozen, ", "),
-                           " (saved -> now); restore the saved values, or start anew with --out or --resume never"));
+                           " (saved -> now); restore the saved values, or start anew with another --out"));
 }
 
 }  // namespace shardit
