@@ -161,13 +161,16 @@ TEST(EventFile, HoldsVersionScalarsAndImages) {
   ASSERT_TRUE(file->AddImage(8, "samples", "PNG", 4, 3, 1).ok());
   EXPECT_THAT(file->path(), HasSubstr("/events.out.tfevents."));
   const auto events = EventsIn(file->path());
-  ASSERT_EQ(events.size(), 3u);
+  ASSERT_EQ(events.size(), 4u);
   EXPECT_EQ(events[0].file_version(), "brain.Event:2");
-  EXPECT_EQ(events[1].step(), 7);
-  EXPECT_EQ(events[1].summary().value(1).tag(), "lr");
-  EXPECT_EQ(events[1].summary().value(1).simple_value(), 0.25f);
-  EXPECT_EQ(events[2].summary().value(0).image().encoded_image_string(), "PNG");
-  EXPECT_EQ(events[2].summary().value(0).image().width(), 4);
+  // A start before this one may have left rows and no checkpoint.
+  EXPECT_EQ(events[1].session_log().status(), tensorboard::SessionLog::START);
+  EXPECT_EQ(events[1].step(), 1);
+  EXPECT_EQ(events[2].step(), 7);
+  EXPECT_EQ(events[2].summary().value(1).tag(), "lr");
+  EXPECT_EQ(events[2].summary().value(1).simple_value(), 0.25f);
+  EXPECT_EQ(events[3].summary().value(0).image().encoded_image_string(), "PNG");
+  EXPECT_EQ(events[3].summary().value(0).image().width(), 4);
 
   auto resumed = EventFile::Create(folder, 7);
   ASSERT_TRUE(resumed.ok()) << resumed.status();

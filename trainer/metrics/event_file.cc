@@ -74,11 +74,10 @@ absl::StatusOr<EventFile> EventFile::Create(const std::string& folder, int64_t r
   tensorboard::Event version = NewEvent(0);
   version.set_file_version("brain.Event:2");
   RETURN_IF_ERROR(file.WriteFrame(version.SerializeAsString()));
-  if (resumed_step > 0) {
-    tensorboard::Event start = NewEvent(resumed_step + 1);
-    start.mutable_session_log()->set_status(tensorboard::SessionLog::START);
-    RETURN_IF_ERROR(file.WriteFrame(start.SerializeAsString()));
-  }
+  // In a fresh run too: a start before it may have written rows and saved nothing.
+  tensorboard::Event start = NewEvent(resumed_step + 1);
+  start.mutable_session_log()->set_status(tensorboard::SessionLog::START);
+  RETURN_IF_ERROR(file.WriteFrame(start.SerializeAsString()));
   return file;
 }
 

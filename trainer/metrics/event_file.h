@@ -16,7 +16,7 @@ namespace shardit {
 class EventFile {
  public:
   // Creates events.out.tfevents.<time>.<host>.<pid>.<n> in `folder`, which exists. TensorBoard then forgets what
-  // earlier files say about steps above `resumed_step`.
+  // earlier files say about steps above `resumed_step` (0: a fresh run, all of them).
   static absl::StatusOr<EventFile> Create(const std::string& folder, int64_t resumed_step);
   ~EventFile();
   EventFile(EventFile&& other) noexcept;
