@@ -77,8 +77,12 @@ TEST(HangDeadlineTest, IsLearnedFromStepsAndPauses) {
   for (int i = 0; i < 3; ++i) deadline.StepTook(0.1);
   EXPECT_EQ(deadline.Seconds(Phase::kForward, false), HangDeadline::kShortest);
   EXPECT_EQ(deadline.Seconds(Phase::kSave, true), HangDeadline::kUnknown);
-  deadline.PauseEnded(Phase::kSave, 25.0);
-  EXPECT_EQ(deadline.Seconds(Phase::kSave, false), 100.0);
+  deadline.PauseEnded(Phase::kValidate, 25.0);
+  EXPECT_EQ(deadline.Seconds(Phase::kValidate, false), 100.0);
+  // One fsync may last for minutes and shows nothing meanwhile.
+  EXPECT_EQ(deadline.Seconds(Phase::kSave, false), HangDeadline::kUnknown);
+  deadline.PauseEnded(Phase::kSave, 200.0);
+  EXPECT_EQ(deadline.Seconds(Phase::kSave, false), 800.0);
   EXPECT_EQ(deadline.Seconds(Phase::kForward, false), HangDeadline::kShortest);
   for (int i = 0; i < 31; ++i) deadline.StepTook(i % 5 == 0 ? 1000.0 : 8.0);  // the median, not the mean
   EXPECT_EQ(deadline.Seconds(Phase::kForward, false), 80.0);

@@ -19,7 +19,7 @@ enum class Phase : uint8_t {
   kBackward,    // backward of a micro-batch
   kCollective,  // blocked on other ranks: flags, the last buckets, losses
   kUpdate,      // norm, optimizer, EMA, metrics
-  kSave,        // blocked on a checkpoint: the copy, the save before, the agreement on it
+  kSave,        // blocked on a checkpoint: the copy, the save before, the agreement on it, loading one to go back
   kValidate,    // held-out loss
   kSample,      // a grid of samples, which other ranks than those that draw wait for
 };
@@ -28,7 +28,8 @@ inline constexpr int kPhases = 9;
 // "start_up", "data_wait", "forward", ...
 absl::string_view Name(Phase phase);
 
-// One writer, the compute thread; read from any thread. A reader may see phase and step of two neighbouring moments.
+// One writer, the compute thread, but for pieces(); read from any thread. A reader may see phase and step of two
+// neighbouring moments.
 class Beacon {
  public:
   explicit Beacon(FaultPlan faults = {}) : faults_(std::move(faults)) {}
@@ -44,6 +45,11 @@ class Beacon {
   };
   State Read() const;
 
+  // For whoever works for a phase out of its thread's sight, such as the writer of a checkpoint: adds one for each
+  // piece done.
+  std::atomic<uint64_t>& pieces() { return pieces_; }
+  uint64_t ReadPieces() const { return pieces_.load(std::memory_order_relaxed); }
+
   FaultPlan& faults() { return faults_; }  // for the compute thread
 
  private:
@@ -51,6 +57,7 @@ class Beacon {
   std::atomic<int64_t> step_{0};
   std::atomic<uint64_t> entered_{0};
   std::array<std::atomic<uint64_t>, kPhases> visits_{};
+  std::atomic<uint64_t> pieces_{0};
   FaultPlan faults_;
 };
 

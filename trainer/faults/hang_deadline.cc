@@ -23,7 +23,8 @@ double HangDeadline::Seconds(Phase phase, bool first_visit) const {
   std::vector<double> sorted = steps_;
   const auto middle = sorted.begin() + static_cast<std::ptrdiff_t>(sorted.size() / 2);
   std::nth_element(sorted.begin(), middle, sorted.end());
-  return std::max({kShortest, 10.0 * *middle, 4.0 * longest_pause_[static_cast<size_t>(phase)]});
+  const double shortest = phase == Phase::kSave ? kUnknown : kShortest;
+  return std::max({shortest, 10.0 * *middle, 4.0 * longest_pause_[static_cast<size_t>(phase)]});
 }
 
 }  // namespace shardit

@@ -1,6 +1,7 @@
 // HangDeadline: how long a rank may be without progress before it counts as hung. Learned from the run: ten times the
 // median of the last steps or four times the longest pause that ended well in the same phase, whichever is longer, and
-// at least 30 s. Pure; one thread.
+// at least 30 s. Around checkpoints at least ten minutes: what a file system does in one call, an fsync for one, shows
+// no progress and lasts as long as the disk's other users make it. Pure; one thread.
 #pragma once
 
 #include <array>
@@ -14,8 +15,8 @@ namespace shardit {
 class HangDeadline {
  public:
   static constexpr double kShortest = 30.0;  // seconds
-  // Of a phase that was never left before, and until kStepsToLearn steps are known: first steps warm up, first saves
-  // meet cold file systems.
+  // Of a phase that was never left before, until kStepsToLearn steps are known (first steps warm up), and the least of
+  // Phase::kSave.
   static constexpr double kUnknown = 600.0;  // seconds
   static constexpr size_t kStepsToLearn = 3;
 

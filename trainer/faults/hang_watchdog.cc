@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <chrono>
 #include <cstdio>
 #include <utility>
@@ -30,7 +31,6 @@ constexpr double kLongestTick = 1.0;  // seconds
 constexpr double kPatience = 2.5;     // seconds that the reporter waits for other ranks' dumps
 // A rank that was idle for less than this part of the reporter's idle time is not stuck: it moved while others waited.
 constexpr double kMoving = 0.5;
-constexpr double kReporterLimit = 20.0;  // seconds after the deadline at which ranks give up on the reporter
 // Any collective that a rank still waits for is in the log's last 1,024.
 constexpr int64_t kReadRecords = 256;
 constexpr int64_t kReportedRecords = 32;
@@ -150,7 +150,9 @@ void HangWatchdog::Watch() {
 }
 
 HangWatchdog::Progress HangWatchdog::ReadProgress() const {
-  Progress progress{.phases = beacon_.Read().entered, .operations = ops_.recorded()};
+  const Beacon::State state = beacon_.Read();
+  Progress progress{.phases = state.entered, .operations = ops_.recorded()};
+  if (state.phase == Phase::kSave) progress.pieces = beacon_.ReadPieces();
   for (const CollectiveRecord& record : world_.log().Last(kReadRecords)) {
     progress.collectives_issued = record.number + 1;
     if (record.done()) progress.collectives_done = std::max(progress.collectives_done, record.number + 1);
@@ -175,12 +177,18 @@ void HangWatchdog::Tick(double elapsed) {
   }
   const double over = idle_seconds_ - deadline_.Seconds(state.phase, state.first_visit);
   if (over > 0.0) return Suspect(over);
-  if (!dumped_ && KindOfPath(File("suspect")) == PathKind::kFile) WriteDump();
+  if (!dumped_ && SeesSuspect()) WriteDump();
+}
+
+bool HangWatchdog::SeesSuspect() {
+  const bool there = KindOfPath(File("suspect")) == PathKind::kFile;
+  suspect_seen_ |= there;
+  return there;
 }
 
 void HangWatchdog::LearnFrom(const Beacon::State& state) {
   deadline_.PauseEnded(written_.phase, idle_seconds_);
-  dumped_ = false;  // what this rank said of itself no longer holds
+  dumped_ = suspect_seen_ = false;  // what this rank said of itself no longer holds
   if (state.step == step_seen_) return;
   const int64_t steps = std::max<int64_t>(1, state.step - step_seen_);  // a tick may see several pass
   if (step_seen_ > 0) deadline_.StepTook(step_seconds_ / static_cast<double>(steps));
@@ -226,17 +234,14 @@ void HangWatchdog::WriteDump() {
 }
 
 void HangWatchdog::Suspect(double seconds_over) {
-  if (dumped_ && KindOfPath(File("suspect")) == PathKind::kMissing) {  // the reporter stood down
-    idle_seconds_ = 0.0;
-    dumped_ = false;
-    return;
-  }
+  // It was there and is not: the reporter stood down. Where it never came to be, there is nobody to wait for.
+  if (dumped_ && !SeesSuspect() && suspect_seen_) return ForgetSuspicion();
   if (!dumped_) {
-    MakeFile(File("suspect"));
+    if (MakeFile(File("suspect")) || errno == EEXIST) suspect_seen_ = true;
     WriteDump();
     if (MakeFile(File("reporter"))) return Report();
   }
-  if (seconds_over < kReporterLimit) return;
+  if (seconds_over < options_.reporter_seconds) return;
   AbortJob({.odd = {},
             .line = absl::StrCat("hang: no report came from the rank that was to write it; ", ThreadIdentity(), ": in ",
                                  FormatBeat(written_))});
@@ -246,8 +251,12 @@ void HangWatchdog::Suspect(double seconds_over) {
 void HangWatchdog::StandDown() {
   for (size_t r = 0; r < places_.size(); ++r) std::remove(File(DumpFile(static_cast<int>(r))).c_str());
   for (const char* name : {"reporter", "suspect"}) std::remove(File(name).c_str());
+  ForgetSuspicion();
+}
+
+void HangWatchdog::ForgetSuspicion() {
   idle_seconds_ = 0.0;
-  dumped_ = false;
+  dumped_ = suspect_seen_ = false;
 }
 
 std::vector<RankEvidence> HangWatchdog::Collect() const {

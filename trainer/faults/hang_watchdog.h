@@ -9,11 +9,13 @@
 //   reporter        who makes this file waits for the dumps, at most kPatience, writes `<run folder>/hang_report.txt`,
 //                   prints the verdict and aborts. If it dies, the others abort a little later.
 //
-// Progress is any of: a phase entered, a collective issued or done, an operation recorded. Time that the whole process
-// spent suspended does not count, so that a job continued by its scheduler is not taken for hung. A rank that moves
-// again while dumps are being collected is not aborted, nor is a job in which every rank answers and one still moves:
-// that one is slow, not hung, and a warning names it. A file system that blocks every writer of the run folder blocks
-// the watchdog too: the job then waits for it.
+// Progress is any of: a phase entered, a collective issued or done, an operation recorded; and, in Phase::kSave only, a
+// piece of a checkpoint done, for in other phases a save behind them would hide their standstill. Time that the whole
+// process spent suspended does not count, so that a job continued by its scheduler is not taken for hung. A rank that
+// moves again while dumps are being collected is not aborted, nor is a job in which every rank answers and one still
+// moves: that one is slow, not hung, and a warning names it. Where the folder is gone or takes no files, ranks cannot
+// meet, and each ends the job a little after its own deadline. A file system that blocks every writer of the run folder
+// blocks the watchdog too: the job then waits for it.
 #pragma once
 
 #include <condition_variable>
@@ -36,8 +38,9 @@ namespace shardit {
 
 struct WatchdogOptions {
   std::string run_folder;
-  std::string coordinates;    // of this rank on the mesh, "pp=0 dp=1 tp=0"
-  double hang_seconds = 0.0;  // 0: learned
+  std::string coordinates;         // of this rank on the mesh, "pp=0 dp=1 tp=0"
+  double hang_seconds = 0.0;       // 0: learned
+  double reporter_seconds = 20.0;  // after the deadline: ranks then give up on the reporter
   // Asked at every tick, on the watchdog's thread: an error, of a communication library for one, ends the job at once.
   // Empty: nobody is asked.
   std::function<absl::Status()> health;
@@ -65,7 +68,7 @@ class HangWatchdog {
                std::vector<RankPlace> places);
 
   struct Progress {
-    uint64_t phases = 0, operations = 0;
+    uint64_t phases = 0, operations = 0, pieces = 0;
     int64_t collectives_issued = 0, collectives_done = 0;
     friend bool operator==(const Progress&, const Progress&) = default;
   };
@@ -76,11 +79,11 @@ class HangWatchdog {
   void WriteBeat(const Beacon::State& state);
   void Suspect(double seconds_over);
   HangDump MakeDump() const;
+  bool SeesSuspect();
   void WriteDump();
-  // True where this rank is to write the report.
-  bool BecomeReporter() const;
   void Report();
   void StandDown();
+  void ForgetSuspicion();
   std::vector<RankEvidence> Collect() const;
   void AbortJob(const Verdict& verdict);
   std::string File(const std::string& name) const;
@@ -99,7 +102,9 @@ class HangWatchdog {
   Progress last_progress_;
   double idle_seconds_ = 0.0;
   Beat written_;
-  bool beat_written_ = false, dumped_ = false, aborted_ = false;
+  bool beat_written_ = false, aborted_ = false;
+  // Since the last progress: this rank has dumped its state (or tried to), and has seen that `suspect` was there.
+  bool dumped_ = false, suspect_seen_ = false;
   int64_t step_seen_ = -1;
   double step_seconds_ = 0.0;  // since step_seen_ began
 
