@@ -5,6 +5,7 @@
 #include <atomic>
 #include <chrono>
 #include <fstream>
+#include <functional>
 #include <limits>
 #include <mutex>
 #include <string>
@@ -84,6 +85,50 @@ TEST(HangWatchdogTest, WaitsForARankThatIsOnlySlow) {
     world.comm().Barrier().Wait();
   });
   EXPECT_EQ(verdicts, 0);
+}
+
+// What one rank that stays in `phase` hears of its watchdog within `seconds`, while `work` is called every 20 ms.
+std::string VerdictOn(const checkpoint_testing::TempFolder& folder, Phase phase, double seconds,
+                      const std::function<void(Beacon&)>& work) {
+  std::mutex mutex;
+  std::string line;
+  const auto read = [&] {
+    std::lock_guard<std::mutex> lock(mutex);
+    return line;
+  };
+  RunThreadWorld(1, [&](World& world) {
+    Beacon beacon;
+    OpRing ops;
+    WatchdogOptions options{.run_folder = folder.path(), .hang_seconds = 0.4, .reporter_seconds = 0.4};
+    options.abort = [&](const Verdict& verdict) {
+      std::lock_guard<std::mutex> lock(mutex);
+      line = verdict.line;
+    };
+    auto watchdog = HangWatchdog::Start(world, beacon, ops, options);
+    ASSERT_TRUE(watchdog.ok()) << watchdog.status();
+    beacon.Enter(phase, 3);
+    for (double waited = 0.0; waited < seconds && read().empty(); waited += 0.02) {
+      work(beacon);
+      std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    }
+  });
+  return read();
+}
+
+TEST(HangWatchdogTest, PiecesOfACheckpointAreProgressOfASaveAlone) {
+  const checkpoint_testing::TempFolder folder;
+  const auto count = [](Beacon& beacon) { ++beacon.pieces(); };
+  EXPECT_EQ(VerdictOn(folder, Phase::kSave, 2.0, count), "");
+  EXPECT_THAT(VerdictOn(folder, Phase::kForward, 30.0, count), HasSubstr("forward of step 3"));
+  EXPECT_THAT(VerdictOn(folder, Phase::kSave, 30.0, [](Beacon&) {}), HasSubstr("save of step 3"));
+}
+
+TEST(HangWatchdogTest, EndsAJobWhoseFolderIsGone) {
+  const checkpoint_testing::TempFolder folder;
+  const std::string line = VerdictOn(folder, Phase::kForward, 30.0, [&](Beacon&) {
+    RemoveTree(PosixFileSystem(), JoinPath(folder.path(), "watch")).IgnoreError();
+  });
+  EXPECT_THAT(line, HasSubstr("no report came"));
 }
 
 TEST(HangWatchdogTest, LeavesMovingRanksAlone) {
@@ -237,6 +282,23 @@ TEST(RunLeaseTest, AHolderNoticesThatItLostTheFolder) {
   ASSERT_EQ(std::rename(other.c_str(), JoinPath(folder.path(), "lease").c_str()), 0);
   for (int i = 0; i < 500 && !lost; ++i) std::this_thread::sleep_for(std::chrono::milliseconds(10));
   EXPECT_TRUE(lost);
+}
+
+TEST(RunLeaseTest, AHolderNoticesThatItLostTheFolderToAJobThatHasEnded) {
+  const checkpoint_testing::TempFolder folder;
+  const std::string path = JoinPath(folder.path(), "lease");
+  std::atomic<bool> lost{false};
+  LeaseOptions options{.renew_seconds = 0.02};
+  options.lost = [&](const std::string& taker) {
+    EXPECT_THAT(taker, HasSubstr("ended"));
+    lost = true;
+  };
+  const auto lease = TakeAlone(folder.path(), options);
+  ASSERT_TRUE(lease.ok());
+  ASSERT_EQ(truncate(path.c_str(), 0), 0);  // as the taker's release does
+  for (int i = 0; i < 500 && !lost; ++i) std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  EXPECT_TRUE(lost);
+  EXPECT_EQ(Contents(path), "");
 }
 
 }  // namespace

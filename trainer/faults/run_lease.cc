@@ -61,9 +61,9 @@ absl::StatusOr<std::unique_ptr<RunLease>> RunLease::Take(World& world, const std
   std::unique_ptr<RunLease> lease(new RunLease);
   if (options.host.empty()) options.host = world.host_name();
   if (!options.lost) {
-    options.lost = [&world, run_folder](const std::string& holder) {
-      std::fprintf(stderr, "shardit: run folder %s was taken over by host %s while this job was suspended\n",
-                   Quoted(run_folder).c_str(), holder.c_str());
+    options.lost = [&world, run_folder](const std::string& taker) {
+      std::fprintf(stderr, "shardit: run folder %s was taken over by %s while this job was suspended\n",
+                   Quoted(run_folder).c_str(), taker.c_str());
       world.Abort(static_cast<int>(ExitCode::kIo));
     };
   }
@@ -84,12 +84,13 @@ absl::Status RunLease::Acquire(const std::string& run_folder, LeaseOptions optio
   descriptor_ = open(path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0666);
   if (descriptor_ < 0) return ErrnoStatus(errno, absl::StrCat("cannot open ", Quoted(path_)));
   const int error = TryLock(descriptor_);
-  const std::string content = Read();
-  if (error == EAGAIN || error == EACCES) return Refuse(path_, content);
-  const bool locked = error == 0;  // else the file system has no locks, and renewals alone tell
-  const std::vector<std::string> holder = Fields(content);
+  const absl::StatusOr<std::string> content = Read();
+  if (error == EAGAIN || error == EACCES) return Refuse(path_, content.value_or(""));
+  RETURN_IF_ERROR(content.status());  // nobody knows whose it is
+  const bool locked = error == 0;     // else the file system has no locks, and renewals alone tell
+  const std::vector<std::string> holder = Fields(*content);
   const bool local = locked && holder[0] == options_.host;
-  if (!content.empty() && !local) RETURN_IF_ERROR(WaitForRemote(content));
+  if (!content->empty() && !local) RETURN_IF_ERROR(WaitForRemote(*content));
   identity_ = absl::StrCat(options_.host, "\tpid ", getpid(), " since ",
                            absl::FormatTime("%Y-%m-%dT%H:%M:%SZ", absl::Now(), absl::UTCTimeZone()));
   RETURN_IF_ERROR(Write());
@@ -111,16 +112,17 @@ absl::Status RunLease::WaitForRemote(const std::string& content) {
   const std::chrono::duration<double> look(std::min(kLongestLook, options_.remote_patience_seconds / 4.0));
   for (const Clock::time_point start = Clock::now(); Clock::now() - start < patience;) {
     std::this_thread::sleep_for(look);
-    const std::string now = Read();
-    if (now.empty()) return absl::OkStatus();
-    if (now != content) return Refuse(path_, now);
+    const absl::StatusOr<std::string> now = Read();
+    if (!now.ok()) continue;
+    if (now->empty()) return absl::OkStatus();
+    if (*now != content) return Refuse(path_, *now);
   }
   return absl::OkStatus();
 }
 
 // Opened anew: a network file system promises fresh content to those who open, not to those who hold.
-std::string RunLease::Read() const {
-  return ReadWholeFile(path_, kMaxLeaseBytes, RandomAccessFile::Links::kRefuse).value_or("");
+absl::StatusOr<std::string> RunLease::Read() const {
+  return ReadWholeFile(path_, kMaxLeaseBytes, RandomAccessFile::Links::kRefuse);
 }
 
 // In place and of one length: a file that is empty for a moment would read as released.
@@ -135,16 +137,20 @@ absl::Status RunLease::Write() {
   return absl::OkStatus();
 }
 
+bool RunLease::IsOurs(const std::string& content) const { return content.compare(0, identity_.size(), identity_) == 0; }
+
 void RunLease::Renew() {
   std::unique_lock<std::mutex> lock(mutex_);
   const std::chrono::duration<double> pause(options_.renew_seconds);
   while (!stop_signal_.wait_for(lock, pause, [this] { return stop_; })) {
     lock.unlock();
-    const std::string content = Read();
-    const bool ours = content.empty() || content.compare(0, identity_.size(), identity_) == 0;
-    if (!ours) return options_.lost(HolderOf(content));
+    const absl::StatusOr<std::string> content = Read();
+    // Empty: released, and not by this job. The kernel lock proves nothing here: a server may have dropped it.
+    if (content.ok() && content->empty()) return options_.lost("a job that has ended since");
+    if (content.ok() && !IsOurs(*content)) return options_.lost(absl::StrCat("host ", HolderOf(*content)));
     ++renewals_;
-    // A full disk or a moment's failure is for those who save to report; the kernel lock holds all the same.
+    // A full disk or a moment's failure, of the read too, is for those who save to report; the kernel lock holds all
+    // the same.
     Write().IgnoreError();
     lock.lock();
   }
@@ -159,8 +165,7 @@ RunLease::~RunLease() {
     stop_signal_.notify_all();
     thread_.join();
     // Released: the next job need not wait. If it fails the file stays, and the next job waits for its patience.
-    const std::string content = Read();
-    if (content.compare(0, identity_.size(), identity_) == 0) (void)!ftruncate(descriptor_, 0);
+    if (IsOurs(Read().value_or(""))) (void)!ftruncate(descriptor_, 0);
   }
   if (descriptor_ >= 0) close(descriptor_);
 }

@@ -8,8 +8,9 @@
 //                                  by change of the file's content: no clocks are compared
 //   released                       the file is empty: taken at once
 //
-// A holder that finds another name in the file, because it was suspended for longer than that, has lost the folder and
-// must stop writing at once: `lost` is called.
+// A holder that finds another name in the file, or none, was suspended for longer than that: another job took the
+// folder, and with none has released it since, leaving newer checkpoints. It must stop writing at once: `lost` is
+// called.
 #pragma once
 
 #include <condition_variable>
@@ -28,8 +29,8 @@ struct LeaseOptions {
   double renew_seconds = 10.0;
   double remote_patience_seconds = 60.0;
   std::string host;  // empty: this host's name
-  // Called on the renewing thread with who holds the folder now. Empty: prints, then World::Abort(74).
-  std::function<void(const std::string& holder)> lost;
+  // Called on the renewing thread with who took the folder. Empty: prints, then World::Abort(74).
+  std::function<void(const std::string& taker)> lost;
 };
 
 class RunLease {
@@ -49,7 +50,8 @@ class RunLease {
   absl::Status Acquire(const std::string& run_folder, LeaseOptions options);
   absl::Status WaitForRemote(const std::string& content);
   absl::Status Write();
-  std::string Read() const;
+  absl::StatusOr<std::string> Read() const;
+  bool IsOurs(const std::string& content) const;
   void Renew();
 
   LeaseOptions options_;
