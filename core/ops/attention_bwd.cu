@@ -446,8 +446,11 @@ void LaunchBwd(Kernel kernel, int64_t blocks, int64_t warps, int64_t bytes, cons
          context.stream, params);
 }
 
+// False, and nothing done, where a block may not have the rings' shared memory.
 template <int kHeadDim>
-void BwdByTiles(const AttentionBwdArgs& args, CudaContext& context) {
+bool BwdByTiles(const AttentionBwdArgs& args, CudaContext& context) {
+  const int64_t ring = RingBytes<kHeadDim>(kRingRows), stats_ring = 2 * kRingRows * static_cast<int64_t>(sizeof(float));
+  if (ring + stats_ring > SharedLimit(context)) return false;
   const AttentionShape& shape = args.shape;
   const int64_t items = shape.batch * shape.heads, stats_rows = RoundUp(shape.queries, kTileRows);
   BwdParams params = ParamsOf(args);
@@ -456,17 +459,17 @@ void BwdByTiles(const AttentionBwdArgs& args, CudaContext& context) {
       static_cast<float*>(context.scratch->Get(2 * items * stats_rows * static_cast<int64_t>(sizeof(float))));
   LaunchBwd(StatsKernel<kHeadDim>, items * stats_rows / (kTileWarps * kWarp / 4), kTileWarps, 0, params, context);
 
-  const int64_t ring = RingBytes<kHeadDim>(kRingRows), stats_ring = 2 * kRingRows * static_cast<int64_t>(sizeof(float));
   const int64_t key_parts = CeilDiv(shape.keys, kTileWarps * kStripRows);
   const int64_t query_parts = CeilDiv(shape.queries, kTileWarps * QueryRows<kHeadDim>::kRows);
   params.parts = static_cast<int>(key_parts);
   LaunchBwd(KeysKernel<kHeadDim>, items * key_parts, kTileWarps, ring + stats_ring, params, context);
   params.parts = static_cast<int>(query_parts);
   LaunchBwd(QueriesKernel<kHeadDim>, items * query_parts, kTileWarps, ring, params, context);
+  return true;
 }
 
 template <int kHeadDim>
-void ChooseBwd(const AttentionBwdArgs& args, CudaContext& context) {
+bool ChooseBwd(const AttentionBwdArgs& args, CudaContext& context) {
   const AttentionShape& shape = args.shape;
   const int64_t longest = std::max(shape.queries, shape.keys), limit = SharedLimit(context);
   if (longest * RowLayout<kHeadDim>::kPitch * 2 > limit) return BwdByTiles<kHeadDim>(args, context);
@@ -480,12 +483,13 @@ void ChooseBwd(const AttentionBwdArgs& args, CudaContext& context) {
   BwdParams params = ParamsOf(args);
   params.parts = static_cast<int>(std::clamp<int64_t>(context.multiprocessors / items, 1, most_parts));
   LaunchBwd(ResidentBwdKernel<kHeadDim>, items * params.parts, warps, all.bytes(), params, context);
+  return true;
 }
 
 }  // namespace
 
 bool TensorBwd(const AttentionBwdArgs& args, CudaContext& context) {
-  return WithTensorHeadDim(args.shape.head_dim, [&]<int kHeadDim>() { ChooseBwd<kHeadDim>(args, context); });
+  return WithTensorHeadDim(args.shape.head_dim, [&]<int kHeadDim>() { return ChooseBwd<kHeadDim>(args, context); });
 }
 
 }  // namespace shardit::cuda::attention

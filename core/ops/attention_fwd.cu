@@ -183,16 +183,18 @@ __global__ void __launch_bounds__(kMostWarps* kWarp, kBlocksTogether<kHeadDim>) 
   }
 }
 
+// False, and nothing done, where a block may not have the ring's shared memory.
 template <int kHeadDim, int kStrips>
-void LaunchFwd(const AttentionFwdArgs& args, CudaContext& context) {
+bool LaunchFwd(const AttentionFwdArgs& args, CudaContext& context) {
   const AttentionShape& shape = args.shape;
   const int64_t strips = CeilDiv(shape.queries, kStrips * kStripRows), warps = std::min<int64_t>(strips, kMostWarps);
   const int64_t rounds = CeilDiv(strips, warps), items = shape.batch * shape.heads;
   // Two blocks with all their keys must fit a multiprocessor, or else copies do not overlap with products.
   const int64_t ring_rows = (kAhead + 1) * kTileRows, all_rows = RoundUp(shape.keys, kStepRows);
-  const bool resident =
-      all_rows <= ring_rows || RingBytes<kHeadDim>(all_rows) <= SharedLimit(context) / 2 - kReservedBytes;
+  const int64_t limit = SharedLimit(context);
+  const bool resident = all_rows <= ring_rows || RingBytes<kHeadDim>(all_rows) <= limit / 2 - kReservedBytes;
   const int64_t rows = resident ? all_rows : ring_rows, bytes = RingBytes<kHeadDim>(rows);
+  if (bytes > limit) return false;
   const int64_t wanted = CeilDiv(2 * context.multiprocessors, items);
   const int64_t parts = resident ? std::min(rounds, wanted) : rounds;
   CHECK_LE(items * parts, std::numeric_limits<int>::max()) << "[Attention] too many blocks";
@@ -211,20 +213,21 @@ void LaunchFwd(const AttentionFwdArgs& args, CudaContext& context) {
   AllowManyShared(kernel, bytes);
   Launch(kernel, static_cast<unsigned>(items * parts), static_cast<unsigned>(warps * kWarp), static_cast<size_t>(bytes),
          context.stream, params);
+  return true;
 }
 
 template <int kHeadDim>
-void ChooseFwd(const AttentionFwdArgs& args, CudaContext& context) {
+bool ChooseFwd(const AttentionFwdArgs& args, CudaContext& context) {
   if constexpr (kHeadDim <= 72) {
     if (args.shape.queries > kStripRows) return LaunchFwd<kHeadDim, 2>(args, context);
   }
-  LaunchFwd<kHeadDim, 1>(args, context);
+  return LaunchFwd<kHeadDim, 1>(args, context);
 }
 
 }  // namespace
 
 bool TensorFwd(const AttentionFwdArgs& args, CudaContext& context) {
-  return WithTensorHeadDim(args.shape.head_dim, [&]<int kHeadDim>() { ChooseFwd<kHeadDim>(args, context); });
+  return WithTensorHeadDim(args.shape.head_dim, [&]<int kHeadDim>() { return ChooseFwd<kHeadDim>(args, context); });
 }
 
 }  // namespace shardit::cuda::attention

@@ -30,7 +30,8 @@ Heads<T> InKernel(const HeadsView& view) {
 }
 
 // bf16 on tensor cores: attention_fwd.cu, attention_bwd.cu. False, and nothing done, where they have no kernel for the
-// head_dim. All views' rows are 16-byte aligned.
+// head_dim, or it wants more shared memory than the device has (head_dim 128 where a block may have 99 KiB). All views'
+// rows are 16-byte aligned.
 bool TensorFwd(const AttentionFwdArgs& args, CudaContext& context);
 bool TensorBwd(const AttentionBwdArgs& args, CudaContext& context);
 

@@ -324,28 +324,22 @@ __device__ __forceinline__ void MaskColumns(float (&scores)[kStrips][kColumns][4
   }
 }
 
-// The head dims that have a path on tensor cores: calls body.operator()<kHeadDim>(). False for any other.
+// The head dims that have a path on tensor cores: what body.operator()<kHeadDim>() returns. False for any other.
 template <class Body>
 bool WithTensorHeadDim(int64_t head_dim, const Body& body) {
   switch (head_dim) {
     case 32:
-      body.template operator()<32>();
-      return true;
+      return body.template operator()<32>();
     case 48:
-      body.template operator()<48>();
-      return true;
+      return body.template operator()<48>();
     case 64:
-      body.template operator()<64>();
-      return true;
+      return body.template operator()<64>();
     case 72:
-      body.template operator()<72>();
-      return true;
+      return body.template operator()<72>();
     case 96:
-      body.template operator()<96>();
-      return true;
+      return body.template operator()<96>();
     case 128:
-      body.template operator()<128>();
-      return true;
+      return body.template operator()<128>();
     default:
       return false;
   }

@@ -107,11 +107,13 @@ cudaError_t Fill(void* pointer, size_t pitch, int value, size_t width, size_t he
 
 // The calls below wait for the device, or would disturb a capture.
 cudaError_t BeforeMemoryCall() {
+  RequireChosenDevice("an allocation");
   const auto lock = Scheduler::Instance().Acquire();
   return Streams::Instance().RefuseWhileCapturing();
 }
 
 cudaError_t BeforeFree() {
+  RequireChosenDevice("freeing memory");
   auto lock = Scheduler::Instance().Acquire();
   const cudaError_t error = Streams::Instance().RefuseWhileCapturing();
   if (error == cudaSuccess) Scheduler::Instance().RunAll(lock);

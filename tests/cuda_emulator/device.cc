@@ -15,7 +15,7 @@
 namespace cuda_emulator {
 namespace {
 
-thread_local int current_device = 0;
+thread_local int current_device = -1;  // -1: none chosen, and CUDA takes the first
 thread_local cudaError_t last_error = cudaSuccess;
 thread_local bool in_host_function = false;
 
@@ -63,7 +63,11 @@ cudaError_t Report(cudaError_t error) {
   return error;
 }
 
-int CurrentDevice() { return current_device; }
+int CurrentDevice() { return std::max(current_device, 0); }
+void RequireChosenDevice(const char* call) {
+  if (current_device >= 0 || GlobalSettings().devices == 1) return;
+  Fatal(std::string(call) + " on a thread that has chosen none of several devices: it would start up the first");
+}
 bool InHostFunction() { return in_host_function; }
 void SetInHostFunction(bool inside) { in_host_function = inside; }
 
@@ -150,7 +154,7 @@ cudaError_t cudaSetDevice(int device) {
 }
 
 cudaError_t cudaGetDevice(int* device) {
-  *device = cuda_emulator::current_device;
+  *device = cuda_emulator::CurrentDevice();
   return cudaSuccess;
 }
 
@@ -177,7 +181,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
   properties->l2CacheSize = 50 << 20;
   properties->maxThreadsPerMultiProcessor = cuda_emulator::kThreadsPerMultiprocessor;
   properties->sharedMemPerMultiprocessor = cuda_emulator::kSharedPerMultiprocessor;
-  properties->sharedMemPerBlockOptin = cuda_emulator::kMaxSharedBytes;
+  properties->sharedMemPerBlockOptin = GlobalSettings().shared_bytes;
   properties->maxBlocksPerMultiProcessor = cuda_emulator::kBlocksPerMultiprocessor;
   properties->reservedSharedMemPerBlock = cuda_emulator::kReservedSharedPerBlock;
   return cudaSuccess;
@@ -266,7 +270,7 @@ cudaError_t cudaRuntimeGetVersion(int* version) { return cudaDriverGetVersion(ve
 
 cudaError_t cudaFuncSetAttribute(const void* function, cudaFuncAttribute attribute, int value) {
   if (attribute != cudaFuncAttributeMaxDynamicSharedMemorySize) return cudaSuccess;
-  if (value < 0 || static_cast<size_t>(value) > cuda_emulator::kMaxSharedBytes) return Report(cudaErrorInvalidValue);
+  if (value < 0 || static_cast<size_t>(value) > GlobalSettings().shared_bytes) return Report(cudaErrorInvalidValue);
   cuda_emulator::FunctionTable& table = cuda_emulator::Functions();
   std::lock_guard lock(table.mutex);
   table.shared_bytes[function] = static_cast<size_t>(value);

@@ -4,6 +4,7 @@
 #include <cstdlib>
 
 #include "cuda_emulator.h"
+#include "tests/cuda_emulator/block.h"
 #include "tests/cuda_emulator/fatal.h"
 
 namespace cuda_emulator {
@@ -29,11 +30,14 @@ Settings& GlobalSettings() {
       .protection = FromEnvironment("SHARDIT_CUDA_EMULATOR_OPEN", 0) == 0,
       .devices = static_cast<int>(FromEnvironment("SHARDIT_CUDA_EMULATOR_DEVICES", 1)),
       .memory_bytes = FromEnvironment("SHARDIT_CUDA_EMULATOR_MEMORY", uint64_t{4} << 30),
+      .shared_bytes = FromEnvironment("SHARDIT_CUDA_EMULATOR_SHARED", kMaxSharedBytes),
       .hang_seconds = static_cast<int>(FromEnvironment("SHARDIT_CUDA_EMULATOR_HANG_SECONDS", 120))};
   return settings;
 }
 
 void SetSeed(uint64_t seed) { GlobalSettings().seed = seed; }
 void SetImmediate(bool on) { GlobalSettings().immediate = on; }
+uint64_t SetMemory(uint64_t bytes) { return GlobalSettings().memory_bytes.exchange(bytes); }
+uint64_t SetSharedMemory(uint64_t bytes) { return GlobalSettings().shared_bytes.exchange(bytes); }
 
 }  // namespace cuda_emulator

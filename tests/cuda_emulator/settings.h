@@ -7,12 +7,13 @@
 namespace cuda_emulator {
 
 struct Settings {
-  std::atomic<uint64_t> seed;    // SHARDIT_CUDA_EMULATOR_SEED
-  std::atomic<bool> immediate;   // SHARDIT_CUDA_EMULATOR_IMMEDIATE
-  std::atomic<bool> protection;  // not SHARDIT_CUDA_EMULATOR_OPEN
-  int devices;                   // SHARDIT_CUDA_EMULATOR_DEVICES
-  uint64_t memory_bytes;         // SHARDIT_CUDA_EMULATOR_MEMORY, per device
-  int hang_seconds;              // SHARDIT_CUDA_EMULATOR_HANG_SECONDS: a wait this long for nothing ends the program
+  std::atomic<uint64_t> seed;          // SHARDIT_CUDA_EMULATOR_SEED
+  std::atomic<bool> immediate;         // SHARDIT_CUDA_EMULATOR_IMMEDIATE
+  std::atomic<bool> protection;        // not SHARDIT_CUDA_EMULATOR_OPEN
+  int devices;                         // SHARDIT_CUDA_EMULATOR_DEVICES
+  std::atomic<uint64_t> memory_bytes;  // SHARDIT_CUDA_EMULATOR_MEMORY, per device
+  std::atomic<uint64_t> shared_bytes;  // SHARDIT_CUDA_EMULATOR_SHARED, of a block
+  int hang_seconds;  // SHARDIT_CUDA_EMULATOR_HANG_SECONDS: a wait this long for nothing ends the program
 };
 
 Settings& GlobalSettings();

@@ -12,11 +12,13 @@ namespace {
 constexpr int kTasksPerQuery = 16;
 
 cudaError_t WaitFor(Scheduler::Lock& lock, const TaskPtr& task) {
+  RequireChosenDevice("a wait");
   if (task != nullptr) Scheduler::Instance().RunUntil(lock, [&] { return task->done; });
   return cudaSuccess;
 }
 
 cudaError_t Query(Scheduler::Lock& lock, const TaskPtr& task) {
+  RequireChosenDevice("a query");
   for (int i = 0; i < kTasksPerQuery && task != nullptr && !task->done; ++i) Scheduler::Instance().RunSome(lock, 1);
   return task == nullptr || task->done ? cudaSuccess : cudaErrorNotReady;
 }
@@ -76,6 +78,7 @@ cudaError_t Streams::Issue(Scheduler::Lock& lock, CUstream_st* stream, Operation
                            const std::vector<TaskPtr>& after, TaskPtr* issued) {
   if (issued != nullptr) *issued = nullptr;
   if (InHostFunction()) return cudaErrorNotPermitted;
+  RequireChosenDevice(operation.name);
   if (stream->capture != nullptr) {
     if (stream->capture->invalidated) return cudaErrorStreamCaptureInvalidated;
     AddNode(stream, std::move(operation));

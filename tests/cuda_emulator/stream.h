@@ -96,6 +96,9 @@ void AddNode(CUstream_st* stream, Operation operation);
 // The thread's latest error, as cudaGetLastError tells it.
 cudaError_t Report(cudaError_t error);
 int CurrentDevice();
+// Fatal where there are several devices and the thread has not said which it means: a rank would take memory of the
+// first for nothing.
+void RequireChosenDevice(const char* call);
 // True inside a function of cudaLaunchHostFunc, which must not call CUDA.
 bool InHostFunction();
 void SetInHostFunction(bool inside);

@@ -370,6 +370,17 @@ TEST(Captures, EndOnTheirStreamAndThreadWithEverythingJoined) {
   EXPECT_EQ(EndCapture(main), cudaErrorStreamCaptureInvalidated);
 }
 
+void QueryWithoutDevice() {
+  GlobalSettings().devices = 2;
+  Event event;
+  std::thread([&] { cudaEventQuery(event); }).join();
+}
+
+TEST(DevicesDeathTest, ThreadsChooseAmongSeveral) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  EXPECT_DEATH(QueryWithoutDevice(), "a query on a thread that has chosen none of several devices");
+}
+
 // In thread-local mode other threads go on.
 TEST(Captures, DoNotConcernOtherThreads) {
   Stream stream;

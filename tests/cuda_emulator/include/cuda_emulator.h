@@ -20,6 +20,11 @@ void SetProtection(bool on);
 // True: every operation runs before the call that issued it returns. Environment: SHARDIT_CUDA_EMULATOR_IMMEDIATE=1.
 void SetImmediate(bool on);
 
+// Bytes that a device has, and those of dynamic shared memory that a block may ask for, at most 227 KiB; what they were
+// before. Environment: SHARDIT_CUDA_EMULATOR_MEMORY, SHARDIT_CUDA_EMULATOR_SHARED.
+uint64_t SetMemory(uint64_t bytes);
+uint64_t SetSharedMemory(uint64_t bytes);
+
 // ---- In kernels. ----
 
 using Location = std::source_location;
