@@ -12,10 +12,28 @@
 namespace shardit {
 namespace {
 
-constexpr int64_t kMaxSide = 65535;
 constexpr int64_t kLabelMargin = 4;  // pixels between a row's label and its tiles, before scaling
 
 int64_t TextScale(const GridOptions& options, int64_t tile_height) { return tile_height * options.scale >= 64 ? 2 : 1; }
+
+// Where things lie in a grid of tiles of one size, in pixels.
+struct GridLayout {
+  int64_t left = 0, top = 0;  // room for labels and title
+  int64_t cell_height = 0, cell_width = 0;
+  int64_t text_scale = 1;
+};
+
+GridLayout LayoutOf(int64_t height, int64_t width, const GridOptions& options) {
+  GridLayout layout{.cell_height = height * options.scale + 2 * options.padding,
+                    .cell_width = width * options.scale + 2 * options.padding,
+                    .text_scale = TextScale(options, height)};
+  size_t label_length = 0;
+  for (const std::string& label : options.row_labels) label_length = std::max(label_length, label.size());
+  const int64_t margins = 2 * kLabelMargin * layout.text_scale;
+  if (label_length > 0) layout.left = TextWidth(static_cast<int64_t>(label_length), layout.text_scale) + margins;
+  if (!options.title.empty()) layout.top = TextHeight(layout.text_scale) + margins;
+  return layout;
+}
 
 // Copies tile `index` into the cell at (x, y), each pixel scale x scale times.
 void PlaceTile(std::span<const uint8_t> tile, int64_t tile_width, int64_t tile_height, int64_t scale, int64_t x,
@@ -34,7 +52,7 @@ void PlaceTile(std::span<const uint8_t> tile, int64_t tile_width, int64_t tile_h
 
 absl::StatusOr<std::string> EncodePng(const Image& image) {
   CHECK(image.channels == 1 || image.channels == 3) << "[EncodePng] " << image.channels << " channels";
-  CHECK(image.height > 0 && image.width > 0 && image.height <= kMaxSide && image.width <= kMaxSide)
+  CHECK(image.height > 0 && image.width > 0 && image.height <= kMaxPngSide && image.width <= kMaxPngSide)
       << "[EncodePng] " << image.height << " x " << image.width;
   CHECK_EQ(static_cast<int64_t>(image.pixels.size()), image.height * image.width * image.channels) << "[EncodePng]";
   // libpng's simplified interface: errors come back as values, not through longjmp.
@@ -60,22 +78,21 @@ absl::Status WritePng(FileSystem& fs, const std::string& path, const Image& imag
   return AtomicWriteFile(fs, path, file);
 }
 
+GridRoom RoomForTiles(int64_t height, int64_t width, const GridOptions& options) {
+  const GridLayout layout = LayoutOf(height, width, options);
+  return {.rows = (kMaxPngSide - layout.top) / layout.cell_height,
+          .columns = (kMaxPngSide - layout.left) / layout.cell_width};
+}
+
 Image MakeGrid(std::span<const uint8_t> images, int64_t count, int64_t height, int64_t width, int64_t channels,
                const GridOptions& options) {
   CHECK(count > 0 && height > 0 && width > 0 && (channels == 1 || channels == 3))
       << "[MakeGrid] " << count << " images of " << height << " x " << width << " x " << channels;
   CHECK_EQ(static_cast<int64_t>(images.size()), count * height * width * channels) << "[MakeGrid]";
   CHECK(options.columns > 0 && options.scale > 0 && options.padding >= 0) << "[MakeGrid] options";
-  const int64_t text_scale = TextScale(options, height);
-  size_t label_length = 0;
-  for (const std::string& label : options.row_labels) label_length = std::max(label_length, label.size());
-  const int64_t left =
-      label_length == 0 ? 0 : TextWidth(static_cast<int64_t>(label_length), text_scale) + 2 * kLabelMargin * text_scale;
-  const int64_t top = options.title.empty() ? 0 : TextHeight(text_scale) + 2 * kLabelMargin * text_scale;
+  const auto [left, top, cell_height, cell_width, text_scale] = LayoutOf(height, width, options);
   const int64_t columns = std::min(options.columns, count);
   const int64_t rows = CeilDiv(count, options.columns);
-  const int64_t cell_width = width * options.scale + 2 * options.padding;
-  const int64_t cell_height = height * options.scale + 2 * options.padding;
   const int64_t title_width = 2 * kLabelMargin + TextWidth(static_cast<int64_t>(options.title.size()), text_scale);
 
   Image grid;

@@ -22,7 +22,9 @@ struct Image {
   std::vector<uint8_t> pixels;  // height * width * channels
 };
 
-// The file's bytes. At most 65535 pixels a side, 1 or 3 channels (CHECK).
+constexpr int64_t kMaxPngSide = 65535;  // pixels
+
+// The file's bytes. At most kMaxPngSide pixels a side, 1 or 3 channels (CHECK).
 absl::StatusOr<std::string> EncodePng(const Image& image);
 // Atomically: a viewer never sees half a picture.
 absl::Status WritePng(FileSystem& fs, const std::string& path, const Image& image);
@@ -58,6 +60,13 @@ struct GridOptions {
 // the background, at scale 1 for small tiles and 2 where a scaled tile is at least 64 pixels high.
 Image MakeGrid(std::span<const uint8_t> images, int64_t count, int64_t height, int64_t width, int64_t channels,
                const GridOptions& options);
+
+// The most rows and columns of tiles that such a picture has in kMaxPngSide pixels a side; the labels are those of all
+// rows.
+struct GridRoom {
+  int64_t rows = 0, columns = 0;
+};
+GridRoom RoomForTiles(int64_t height, int64_t width, const GridOptions& options);
 
 // Draws one line of text with the built-in 5x7 font (capitals, digits, common punctuation; small letters become
 // capitals, other characters a box) with its upper left corner at (x, y), clipped to the image.

@@ -140,6 +140,22 @@ TEST(Grid, TilesGoRowByRowWithPaddingAndScale) {
   }
 }
 
+TEST(Grid, RoomForTilesIsTheMostThatFits) {
+  GridOptions options{.columns = 1, .scale = 1, .padding = 1};
+  for (const bool labelled : {false, true}) {
+    if (labelled) options.row_labels = {"COAT"};
+    if (labelled) options.title = "A";
+    const GridRoom room = RoomForTiles(5, 3, options);
+    EXPECT_EQ(room.rows, (kMaxPngSide - (labelled ? TextHeight(1) + 8 : 0)) / 7);
+    EXPECT_EQ(room.columns, (kMaxPngSide - (labelled ? TextWidth(4, 1) + 8 : 0)) / 5);
+    const std::vector<uint8_t> column(static_cast<size_t>(room.rows * 15)), row(static_cast<size_t>(room.columns * 15));
+    options.columns = 1;
+    EXPECT_TRUE(EncodePng(MakeGrid(column, room.rows, 5, 3, 1, options)).ok());
+    options.columns = room.columns;
+    EXPECT_TRUE(EncodePng(MakeGrid(row, room.columns, 5, 3, 1, options)).ok());
+  }
+}
+
 TEST(Grid, LabelsAndTitleTakeTheirRoom) {
   const std::vector<uint8_t> images(4 * 16 * 16, 128);
   GridOptions plain;

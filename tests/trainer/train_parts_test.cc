@@ -116,5 +116,26 @@ TEST(ImageSetTest, GreyColourAndFalseColour) {
   EXPECT_EQ(false_colour.pixels[3], 255);
 }
 
+TEST(ImageSetTest, GroupsByClassAndFillsShortRowsWithWhite) {
+  PixelSet set{.channels = 1, .pixels = {0, 1, 2, 3, 4}};  // five images of a pixel, classes 0, 1, 2, 0, 1
+  EXPECT_EQ(GroupByClass(set, 5, 3).pixels, (std::vector<uint8_t>{0, 3, 1, 4, 2, 255}));
+  // Classes without an image have no row.
+  EXPECT_EQ(GroupByClass(set, 5, 1000).pixels, set.pixels);
+}
+
+TEST(ImageSetTest, RoomForAClassGridIsWhatAPngTakes) {
+  DitConfig config = TinyConfig();
+  config.side = 8;  // tiles of 64 pixels and a border of 2
+  for (const int channels : {1, 4}) {
+    config.channels = channels;
+    const GridRoom room = RoomForClassGrid({0}, config, "");
+    EXPECT_EQ(room.rows, 963);
+    const PixelSet set{.channels = 1, .pixels = std::vector<uint8_t>(static_cast<size_t>(64 * room.columns))};
+    const Image grid = ClassGrid(set, room.columns, {0}, config, "");
+    EXPECT_LE(grid.width, kMaxPngSide);
+    EXPECT_GT(grid.width + 68, kMaxPngSide);
+  }
+}
+
 }  // namespace
 }  // namespace shardit

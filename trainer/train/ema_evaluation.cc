@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "core/base/log.h"
 #include "core/base/status_macros.h"
 #include "trainer/image_set.h"
 #include "trainer/sample.h"
@@ -15,6 +16,7 @@ namespace {
 
 constexpr int64_t kBatch = 16;    // samples of one forward pass
 constexpr int64_t kClasses = 10;  // rows of a grid, at most
+constexpr char kTitle[] = "STEP ";
 
 }  // namespace
 
@@ -25,7 +27,16 @@ EmaEvaluation::EmaEvaluation(RankContext& context, TrainState& state, const Step
       comms_(comms),
       diffusion_(diffusion),
       options_(options),
-      forward_(context, state, comms) {}
+      forward_(context, state, comms) {
+  classes_.resize(static_cast<size_t>(std::min(options.model.classes, kClasses)));
+  std::iota(classes_.begin(), classes_.end(), 0);
+  const int64_t asked = options.log.sample_per_class;
+  columns_ = std::min(asked, RoomForClassGrid(classes_, options.model, kTitle).columns);
+  if (columns_ < asked && options.log.sample_every > 0 && comms.control().rank() == 0) {
+    LOG_INFO("pictures of samples show {} of a class, not log.sample_per_class {}: a PNG has no room for more",
+             columns_, asked);
+  }
+}
 
 absl::StatusOr<double> EmaEvaluation::HeldOutLoss(const Dataset& held_out) {
   ASSIGN_OR_RETURN(
@@ -37,7 +48,7 @@ absl::StatusOr<double> EmaEvaluation::HeldOutLoss(const Dataset& held_out) {
 
 absl::StatusOr<std::optional<Image>> EmaEvaluation::SampleGrid() {
   const DitConfig& model = options_.model;
-  const int64_t columns = options_.log.sample_per_class, rows = std::min(model.classes, kClasses);
+  const int64_t columns = columns_, rows = std::ssize(classes_);
   ASSIGN_OR_RETURN(const Sampler sampler, Sampler::Create(diffusion_, model,
                                                           {.kind = SamplerKind::kDdim,
                                                            .steps = options_.log.sample_steps,
@@ -51,10 +62,8 @@ absl::StatusOr<std::optional<Image>> EmaEvaluation::SampleGrid() {
   for (int64_t i = 0; i < rows * columns; ++i) labels.push_back(static_cast<int32_t>(i / columns));
   const std::vector<float> latents = DrawSamples(context_, forward_.sampled_model(), sampler, kBatch, 0, labels);
   if (!speaks) return std::optional<Image>();
-  std::vector<int64_t> classes(static_cast<size_t>(rows));
-  std::iota(classes.begin(), classes.end(), 0);
-  return ClassGrid(LatentsToPixels(latents, rows * columns, model), columns, classes, model,
-                   absl::StrCat("STEP ", state_.step));
+  return ClassGrid(LatentsToPixels(latents, rows * columns, model), columns, classes_, model,
+                   absl::StrCat(kTitle, state_.step));
 }
 
 }  // namespace shardit

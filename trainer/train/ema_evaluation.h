@@ -2,7 +2,9 @@
 // from them. Works on every layout.
 #pragma once
 
+#include <cstdint>
 #include <optional>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "core/tensor/rank_context.h"
@@ -22,7 +24,8 @@ class EmaEvaluation {
   // Collective: the mean loss on the first log.validation_samples of `held_out`, equal on all ranks.
   absl::StatusOr<double> HeldOutLoss(const Dataset& held_out);
 
-  // Collective: samples of the first ten classes, log.sample_per_class each, as a picture on rank 0; others get none.
+  // Collective: samples of the first ten classes, log.sample_per_class each (but no more than a
+  // PNG has room for), as a picture on rank 0; others get none.
   absl::StatusOr<std::optional<Image>> SampleGrid();
 
  private:
@@ -32,6 +35,8 @@ class EmaEvaluation {
   const Diffusion& diffusion_;
   const RunOptions& options_;
   ShardedForward forward_;
+  std::vector<int64_t> classes_;  // rows of the picture
+  int64_t columns_ = 0;
 };
 
 }  // namespace shardit
