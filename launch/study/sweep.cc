@@ -15,6 +15,7 @@
 #include "core/base/status_macros.h"
 #include "model/dit_variants.h"
 #include "trainer/checkpoint/checkpoint_names.h"
+#include "trainer/image_set.h"
 #include "trainer/run_config/exit_code.h"
 #include "trainer/run_config/field_tree.h"
 #include "trainer/run_config/text_scan.h"
@@ -182,6 +183,11 @@ void KeepEvaluated(const std::vector<int64_t>& evaluated, config::RunConfig* run
 absl::StatusOr<SweepRun> MakeRun(const config::Sweep& sweep, const GridPoint& point, config::RunConfig run) {
   SweepRun made{.name = RunName(point, run), .model = ModelName(point, run.model())};
   ASSIGN_OR_RETURN(const ResolvedConfig model, ParseRunConfig(PrintConfigText(run), "run", ConfigUse::kModel, 1));
+  const DitConfig& shape = model.options.model;
+  if (sweep.has_evaluation() && !LatentsAreImages(shape)) {
+    return Invalid("model.channels: expected 1 or 3, images that an extractor can score, got ", shape.channels,
+                   "; leave evaluation out, draw with shardit sample --out X.npz, and decode its latents");
+  }
   run.mutable_train()->set_steps(StepsOf(sweep, run, model.options.model));
   ASSIGN_OR_RETURN(made.evaluated, EvaluatedSteps(sweep, run));
   KeepEvaluated(made.evaluated, &run);

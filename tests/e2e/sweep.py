@@ -113,13 +113,15 @@ def check_bad_configs(t):
              ("images: 160", "images: 0", "budget.images"), ("heads: 2 }", "heads: 5 }", "heads"),
              ("at_steps: [10, 20]", "at_steps: 21", "last step"), ("at_steps: [10, 20]", "at_steps: 7", "every_steps"),
              ('"reference.npz"', '"no_reference.npz"', "no_reference.npz"), ('name: "tiny"', 'name: "a b"', "name"),
-             ("samples: 6", "samples: 6 metrics: [\"fud\"]", "metrics"), ("max_restarts: 2", "ranks: 3", "global_batch")]
+             ("samples: 6", "samples: 6 metrics: [\"fud\"]", "metrics"),
+             ("channels: 1", "channels: 4", "expected 1 or 3"), ("max_restarts: 2", "ranks: 3", "global_batch")]
     for old, new, named in cases:
         config = study(t, "bad", STUDY.replace(old, new))
         before = t.files()
         done = sweep(t, config, code=64)
         t.expect(named in done.stderr and done.stderr.count("\n") == 1, f"{new}: {done.stderr}")
         t.expect(t.files() == before, f"{new}: files were written")
+    sweep(t, study(t, "bad", STUDY.replace("channels: 1", "channels: 4")), "--dry-run", code=64)
     config = study(t, "bad")
     sweep(t, config, "--task", "2", code=64)
     sweep(t, config, "--set", "grid.patch=4", code=64)
