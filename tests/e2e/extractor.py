@@ -81,6 +81,7 @@ def check_refusals(t):
         (["train", "--data", "train.h5", "--out", "x", "--epochs", "0"], 64, ["--epochs 0"]),
         (["train", "--data", "train.h5", "--out", "x", "--epochs", "1", "--learning-rate", "2"], 64, ["--learning-rate 2"]),
         (["train", "--data", "train.h5"], 64, ["--out"]),
+        (["train", "--data", "train.h5", "--out", "no/such/x"], 73, ["no/such/x", "folder does not exist"]),
         ([], 64, ["extractor"]),
     ]
     for arguments, code, words in cases:

@@ -22,6 +22,7 @@
 #include "core/tensor/rng.h"
 #include "data/dataset.h"
 #include "data/loader.h"
+#include "trainer/check_output.h"
 #include "trainer/extractor/extractor_file.h"
 #include "trainer/extractor/file_hash.h"
 #include "trainer/run_config/exit_code.h"
@@ -257,6 +258,7 @@ std::map<std::string, std::string> Origin(const ClassifierTraining& training, co
 absl::StatusOr<ClassifierReport> TrainClassifier(RankContext& context, const ClassifierTraining& training) {
   const auto start = std::chrono::steady_clock::now();
   RETURN_IF_ERROR(CheckSettings(training));
+  RETURN_IF_ERROR(CheckOutputPath(training.out));
   ASSIGN_OR_RETURN(const std::shared_ptr<const Dataset> dataset, Dataset::Open({.path = training.data}));
   ASSIGN_OR_RETURN(const ClassifierConfig config, ConfigFor(*dataset, training));
   std::shared_ptr<const Dataset> validation;

@@ -39,7 +39,7 @@ struct ClassifierReport {
 // down to 0; every image shifted by up to two pixels each way, edges repeated. The same data, settings and instruction
 // set give the same weights, whatever the number of threads. Logs a line an epoch, and writes the file at the end, with
 // the data's fingerprints and the held-out accuracy in its metadata. A setting that makes no sense is an error of
-// usage, a loss that is not finite one of numerics.
+// usage, a loss that is not finite one of numerics, and an output that cannot be written is found first (code 73).
 absl::StatusOr<ClassifierReport> TrainClassifier(RankContext& context, const ClassifierTraining& training);
 
 }  // namespace shardit
