@@ -2,7 +2,6 @@
 #include <array>
 #include <cstdio>
 #include <map>
-#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -11,6 +10,7 @@
 #include "core/cuda/cublas_lt.h"
 #include "core/cuda/gemm_plans.h"
 #include "core/cuda/graph.h"
+#include "core/cuda/growing_memory.h"
 #include "core/cuda/launch.cuh"
 #include "core/cuda/log_line.h"
 #include "core/cuda/trial.h"
@@ -256,7 +256,10 @@ std::string Describe(const CublasLt& lt, const Plan& plan) {
 class LtPlans : public GemmPlans {
  public:
   LtPlans(Device device, const CudaOptions& options)
-      : device_(device), tune_(options.tune_products), workspace_(AllocateDeviceMemory(device, kWorkspaceBytes)) {
+      : device_(device),
+        tune_(options.tune_products),
+        workspace_(AllocateDeviceMemory(device, kWorkspaceBytes)),
+        trial_memory_(device) {
     CHECK(workspace_ != nullptr) << "out of memory on " << device << ": " << kWorkspaceBytes
                                  << " bytes of cuBLAS workspace";
     // Here, since it allocates memory of its own, which a capture would not allow.
@@ -288,6 +291,8 @@ class LtPlans : public GemmPlans {
   bool Tunes(CudaContext& context) const override {
     return tune_ && !context.deterministic && !IsCapturing(context.stream);
   }
+
+  void* TrialMemory(int64_t bytes) override { return trial_memory_.Get(bytes); }
 
   std::string Table() const override {
     std::string table;
@@ -334,12 +339,11 @@ class LtPlans : public GemmPlans {
 
   // Times all algorithms on the operands as given, but for a D that accumulates: that is let alone.
   void Tune(Plan& plan, MatrixProduct product, CudaContext& context) {
-    std::optional<TrialMemory> memory;
     if (product.accumulate) {
       const int64_t elements = (product.batch - 1) * product.d_stride + product.ldd * product.columns;
-      memory.emplace(device_, elements * SizeOf(product.d.dtype()));
-      if (memory->get() == nullptr) return;
-      product.d = {memory->get(), product.d.dtype()};
+      void* memory = TrialMemory(elements * SizeOf(product.d.dtype()));
+      if (memory == nullptr) return;
+      product.d = {memory, product.d.dtype()};
     }
     std::erase_if(plan.algorithms,
                   [&](const Algorithm& algorithm) { return !Issue(plan, algorithm, product, context); });
@@ -367,6 +371,7 @@ class LtPlans : public GemmPlans {
   const Device device_;
   const bool tune_;
   void* const workspace_;
+  GrowingMemory trial_memory_;
   cublasLtHandle_t handle_ = nullptr;
   std::map<Key, std::unique_ptr<Plan>> plans_;
 };

@@ -7,7 +7,7 @@
 // output's type are never taken for bf16 outputs (a sum is rounded once), and with deterministic for none.
 //
 // One compute thread, as for the CudaContext that owns it. The first meeting of a shape costs host time and, where it
-// is tuned, waits for the device; later ones issue one call.
+// is tuned, waits for the stream (for the device never); later ones issue one call.
 #pragma once
 
 #include <cstdint>
@@ -60,6 +60,7 @@ struct GemmPlan {
   bool good_untimed = false;
   double microseconds = 0;           // of the chosen algorithm; 0: not timed
   double in_parts_microseconds = 0;  // of the caller's own way to the same, where it was timed; 0: not
+  bool tried_in_parts = false;       // the caller has tried to time its own way
 
   // Whether to Run it, rather than the product without its epilogue and then the rest.
   bool best() const {
@@ -84,6 +85,10 @@ class GemmPlans {
 
   // Whether a choice may be timed now.
   virtual bool Tunes(CudaContext& context) const = 0;
+
+  // Where results of trials go that nobody wants: at least `bytes`, 256-byte aligned, the same memory for all trials,
+  // one inside another too. Null where the device has not that much left. Not inside a capture.
+  virtual void* TrialMemory(int64_t bytes) = 0;
 
   // One line a shape, with TFLOP/s where it was timed: for benchmarks and logs.
   virtual std::string Table() const = 0;

@@ -1,8 +1,6 @@
-#include <algorithm>
-
-#include "core/base/math.h"
 #include "core/cuda/gemm_plans.h"
 #include "core/cuda/graph.h"
+#include "core/cuda/growing_memory.h"
 #include "core/cuda/launch.cuh"
 #include "core/tensor/cuda_context.h"
 #include "core/tensor/device_memory.h"
@@ -10,31 +8,22 @@
 namespace shardit::cuda {
 namespace {
 
-constexpr int64_t kFirstScratchBytes = int64_t{8} << 20;
-constexpr int64_t kScratchAlignment = 256;  // bytes, what cudaMalloc gives
-
 class StreamScratch : public Scratch {
  public:
-  explicit StreamScratch(Stream stream) : stream_(stream) {}
-  ~StreamScratch() override {
-    if (region_ != nullptr) FreeDeviceMemory(stream_.device, region_);
-  }
+  explicit StreamScratch(Stream stream) : stream_(stream), memory_(stream.device) {}
 
   void* Get(int64_t bytes) override {
-    if (bytes <= bytes_) return region_;
-    CHECK(!IsCapturing(stream_)) << "scratch memory would grow from " << bytes_ << " to " << bytes
-                                 << " bytes inside a capture";
-    if (region_ != nullptr) FreeDeviceMemory(stream_.device, region_);  // waits for the kernels that use it
-    bytes_ = RoundUp(std::max({bytes, 2 * bytes_, kFirstScratchBytes}), kScratchAlignment);
-    region_ = AllocateDeviceMemory(stream_.device, bytes_);
-    CHECK(region_ != nullptr) << "out of memory on " << stream_.device << ": " << bytes_ << " bytes of scratch";
-    return region_;
+    CHECK(bytes <= memory_.bytes() || !IsCapturing(stream_))
+        << "scratch memory would grow from " << memory_.bytes() << " to " << bytes << " bytes inside a capture";
+    void* region = memory_.Get(bytes);
+    CHECK(region != nullptr || bytes == 0)
+        << "out of memory on " << stream_.device << ": " << bytes << " bytes of scratch";
+    return region;
   }
 
  private:
   const Stream stream_;
-  void* region_ = nullptr;
-  int64_t bytes_ = 0;
+  GrowingMemory memory_;
 };
 
 class DeviceRuntime : public Runtime {

@@ -30,11 +30,4 @@ double TimeOnStream(Stream stream, absl::FunctionRef<void()> body) {
   return times[kTimings / 2];
 }
 
-TrialMemory::TrialMemory(Device device, int64_t bytes)
-    : device_(device), block_(AllocateDeviceMemory(device, std::max<int64_t>(bytes, 1))) {}
-
-TrialMemory::~TrialMemory() {
-  if (block_ != nullptr) FreeDeviceMemory(device_, block_);
-}
-
 }  // namespace shardit::cuda

@@ -7,7 +7,9 @@
 #include <algorithm>
 #include <optional>
 
+#include "core/base/math.h"
 #include "core/cuda/gemm_plans.h"
+#include "core/cuda/growing_memory.h"
 #include "core/cuda/trial.h"
 #include "core/ops/column_sums.h"
 #include "core/ops/gemm.h"
@@ -190,20 +192,19 @@ void RunInParts(const GemmArgs& args, CudaContext& context) {
              context);
 }
 
-// Times the other way, on the operands as given, but for what is added to: that is let alone.
+// Times the other way, on the operands as given, but for what is added to: that is let alone. Where there is no memory
+// for that, the plan stays without a time.
 void TimeInParts(const GemmArgs& args, GemmPlan& plan, CudaContext& context) {
+  plan.tried_in_parts = true;
+  const int64_t elements = args.accumulate ? (args.batch - 1) * args.c_stride + args.m * args.ldc : 0;
+  const int64_t c_bytes = RoundUp(elements * SizeOf(args.c.dtype()), GrowingMemory::kAlignment);
+  const int64_t sums_bytes = args.column_sums != nullptr ? args.m * int64_t{sizeof(float)} : 0;
   GemmArgs trial = args;
-  std::optional<TrialMemory> c, sums;
-  if (args.accumulate) {
-    const int64_t elements = (args.batch - 1) * args.c_stride + args.m * args.ldc;
-    c.emplace(context.stream.device, elements * SizeOf(args.c.dtype()));
-    if (c->get() == nullptr) return;
-    trial.c = {c->get(), args.c.dtype()};
-  }
-  if (args.column_sums != nullptr) {
-    sums.emplace(context.stream.device, args.m * int64_t{sizeof(float)});
-    if (sums->get() == nullptr) return;
-    trial.column_sums = static_cast<float*>(sums->get());
+  if (c_bytes + sums_bytes > 0) {
+    auto* memory = static_cast<char*>(context.gemm_plans->TrialMemory(c_bytes + sums_bytes));
+    if (memory == nullptr) return;
+    if (c_bytes > 0) trial.c = {memory, args.c.dtype()};
+    if (sums_bytes > 0) trial.column_sums = reinterpret_cast<float*>(memory + c_bytes);
   }
   plan.in_parts_microseconds = TimeOnStream(context.stream, [&] { RunInParts(trial, context); });
 }
@@ -215,7 +216,7 @@ bool RunFused(const GemmArgs& args, CudaContext& context) {
   if (!product) return false;
   GemmPlans& plans = *context.gemm_plans;
   GemmPlan& plan = plans.Find(*product, context);
-  if (plan.microseconds > 0 && plan.in_parts_microseconds == 0 && plans.Tunes(context)) {
+  if (plan.microseconds > 0 && !plan.tried_in_parts && plans.Tunes(context)) {
     TimeInParts(args, plan, context);
     return RunFused(args, context);  // the parts have used the scratch memory
   }

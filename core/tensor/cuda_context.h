@@ -20,7 +20,7 @@ class Scratch {
  public:
   virtual ~Scratch() = default;
   // At least `bytes`, 256-byte aligned; valid for work on the stream until the next Get. Grows when asked for more than
-  // ever before, which waits for the device and must not happen inside a capture (CHECK): run the step once before.
+  // ever before, which must not happen inside a capture (CHECK): run the step once before.
   virtual void* Get(int64_t bytes) = 0;
 };
 }  // namespace cuda

@@ -82,7 +82,10 @@ Sharding ShardingOf(const LayoutCase& layout, const Mesh& mesh) {
 RankContext ContextOf(const World& world, const LayoutCase& layout) {
   if (!layout.gpu.has_value()) return RankContext(1);
   const Device device = Device::Cuda(world.rank() % static_cast<int>(cuda::Devices().size()));
-  return RankContext(device, {.tf32 = layout.gpu->precision == Precision::kTf32, .deterministic = layout.deterministic},
+  return RankContext(device,
+                     {.tf32 = layout.gpu->precision == Precision::kTf32,
+                      .deterministic = layout.deterministic,
+                      .tune_products = layout.gpu->tune},
                      1);
 }
 

@@ -19,6 +19,7 @@ namespace shardit {
 struct OnGpu {
   Precision precision = Precision::kFp32;
   bool graph = true;
+  bool tune = false;  // matrix products, as runs do without a tensor axis
 };
 
 struct LayoutCase {

@@ -51,6 +51,7 @@ class WilfulPlans : public GemmPlans {
     return plans_.Run(plan, product, context);
   }
   bool Tunes(CudaContext& context) const override { return plans_.Tunes(context); }
+  void* TrialMemory(int64_t bytes) override { return plans_.TrialMemory(bytes); }
   std::string Table() const override { return plans_.Table(); }
 
  private:

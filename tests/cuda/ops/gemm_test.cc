@@ -16,6 +16,10 @@
 #include "tests/cuda/device_buffer.h"
 #include "tests/cuda/ops/gemm_case.h"
 
+#ifdef SHARDIT_CUDA_EMULATION
+#include "cuda_emulator.h"
+#endif
+
 namespace shardit::cuda {
 namespace {
 
@@ -230,6 +234,39 @@ TEST_F(CudaTest, TuningTimesBothWaysAndLeavesAccumulatedMemoryAlone) {
     Check(test, ways.context);
   }
   EXPECT_THAT(ways.plans->Table(), ::testing::HasSubstr("in parts"));
+}
+
+// With memory for one way only, that way is taken.
+TEST_F(CudaTest, TuningGoesOnWhereTheDeviceIsFull) {
+#ifdef SHARDIT_CUDA_EMULATION
+  Ways ways(Way::kTuned);
+  TestContext().scratch->Get(1);
+  Case test{.form = GemmForm::kTN, .m = 40, .n = 32, .k = 64, .types = kTypes[2], .gap = 0};
+  test.column_sums = true;
+  Problem problem(test);
+  const DeviceMemoryInfo memory = MemoryInfo(Device::Cuda(0));
+  const uint64_t before = cuda_emulator::SetMemory(static_cast<uint64_t>(memory.total_bytes - memory.free_bytes));
+  problem.Run(ways.context);
+  problem.Run(ways.context);
+  cuda_emulator::SetMemory(before);
+  EXPECT_THAT(ways.plans->Table(), ::testing::HasSubstr("sums"));
+  EXPECT_THAT(ways.plans->Table(), ::testing::Not(::testing::HasSubstr("in parts")));
+#else
+  GTEST_SKIP() << "wants the emulator: to be full at will";
+#endif
+}
+
+// Freeing memory would wait for the device: scratch that it has outgrown may still be written to.
+TEST_F(CudaTest, ScratchThatHasGrownKeepsWhatItWas) {
+  const std::unique_ptr<Runtime> runtime = Runtime::Make(Device::Cuda(0), {});
+  const CudaContext& context = runtime->context();
+  void* const small = context.scratch->Get(100);
+  void* const large = context.scratch->Get(int64_t{20} << 20);
+  EXPECT_NE(small, large);
+  EXPECT_EQ(context.scratch->Get(200), large);
+  ZeroAsync(small, 100, context.stream);
+  ZeroAsync(large, int64_t{20} << 20, context.stream);
+  Synchronize(context.stream);
 }
 
 TEST_F(CudaTest, ColumnSumsOfManyRuns) {

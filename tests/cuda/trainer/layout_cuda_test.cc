@@ -96,6 +96,23 @@ TEST_P(CudaLayoutTest, Bf16StaysBesideFp32) {
   EXPECT_LT(RelativeDistance(bf16.gradients, fp32.gradients, &worst), 0.08) << worst;
 }
 
+// As runs tune: products are timed in the first step, beside receives that wait for sends behind such timings.
+TEST(CudaPipelineTest, TunesBesideReceivesThatWait) {
+  for (LayoutCase layout :
+       {Small({.pp = 2}), Small({.pp = 2, .schedule = ScheduleKind::kInterleaved, .virtual_stages = 2})}) {
+    if (static_cast<int>(cuda::Devices().size()) < layout.world()) GTEST_SKIP() << "no GPU for every rank";
+    layout.depth = 4;
+    layout.steps = 1;
+    SCOPED_TRACE(layout.Text());
+    LayoutCase one = OneRankOf(layout);
+    one.depth = layout.depth;
+    one.steps = layout.steps;
+    const LayoutOutcome cpu = TrainLayout(one);
+    EXPECT_LT(RelativeDistance(Train(layout, {.tune = true}).losses, cpu.losses), 1e-5);
+    EXPECT_LT(RelativeDistance(Train(layout, {.precision = Precision::kBf16, .tune = true}).losses, cpu.losses), 5e-3);
+  }
+}
+
 class CudaDeterministicTest : public ::testing::TestWithParam<Precision> {};
 
 // On one kind of GPU, as on CPUs.
