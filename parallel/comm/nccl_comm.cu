@@ -1,6 +1,7 @@
 #include <chrono>
 #include <condition_variable>
 #include <deque>
+#include <functional>
 #include <mutex>
 #include <thread>
 #include <utility>
@@ -92,10 +93,12 @@ struct Lane {
   int peer = 0;  // of a lane of two ranks
 };
 
-// Joins the communicator of `id`. NCCL's own way to a deadline is a communicator that never blocks, whose every later
-// group of calls it runs on a thread made for it; so joining blocks, on a thread that is left behind when time is up.
+// Joins the communicator of `id`, and then does `first`, where there is one. NCCL's own way to a deadline is a
+// communicator that never blocks, whose every later group of calls it runs on a thread made for it; so joining blocks,
+// on a thread that is left behind when time is up.
 absl::StatusOr<ncclComm_t> Join(const Nccl& nccl, Device device, int ranks, const ncclUniqueId& id, int rank,
-                                int max_blocks, double seconds, const std::string& name) {
+                                int max_blocks, double seconds, const std::string& name,
+                                const std::function<ncclResult_t(ncclComm_t)>& first = nullptr) {
   struct Attempt {
     std::mutex mutex;
     std::condition_variable done_signal;
@@ -104,13 +107,14 @@ absl::StatusOr<ncclComm_t> Join(const Nccl& nccl, Device device, int ranks, cons
     ncclResult_t result = ncclSuccess;
   };
   auto attempt = std::make_shared<Attempt>();
-  std::thread([attempt, &nccl, device, ranks, id, rank, max_blocks] {
+  std::thread([attempt, &nccl, device, ranks, id, rank, max_blocks, first] {
     UseDevice(device);
     ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
     config.blocking = 1;
     if (max_blocks > 0) config.maxCTAs = max_blocks;
     ncclComm_t comm = nullptr;
-    const ncclResult_t result = nccl.CommInitRankConfig(&comm, ranks, id, rank, &config);
+    ncclResult_t result = nccl.CommInitRankConfig(&comm, ranks, id, rank, &config);
+    if (result == ncclSuccess && first) result = first(comm);
     std::lock_guard<std::mutex> lock(attempt->mutex);
     attempt->comm = comm;
     attempt->result = result;
@@ -199,6 +203,7 @@ class NcclCommunicator final : public Communicator {
   const std::shared_ptr<EventPool> events_;
   Lane main_;
   Lane messages_[kMessages];
+  std::vector<Message> joined_;  // of these, in the order of joining
   Tensor barrier_token_;
 
   std::mutex mutex_;  // guards what follows
@@ -234,9 +239,23 @@ absl::Status NcclCommunicator::JoinMessages(Communicator& host, double seconds) 
   absl::Status status = absl::OkStatus();
   const auto join = [&](Message message, const ncclUniqueId& id, int rank_of_two) {
     if (!status.ok()) return;
-    absl::StatusOr<ncclComm_t> comm = cuda::Join(nccl_, device(), 2, id, rank_of_two, kLaneBlocks, seconds, name());
+    const Lane lane{nullptr, NewStream(device(), /*high_priority=*/true), 1 - rank_of_two};
+    const bool sends = message == kSendToNext || message == kSendToPrevious;
+    // NCCL connects two ranks when one first sends to the other, and both hosts wait in these calls for each other. In
+    // a step that would be for a rank that may itself wait for this one.
+    const auto connect = [&nccl = nccl_, lane, sends, token = barrier_token_.raw()](ncclComm_t comm) {
+      const cudaStream_t stream = Handle(lane.stream);
+      const ncclResult_t result = sends ? nccl.Send(token, 1, ncclInt32, lane.peer, comm, stream)
+                                        : nccl.Recv(token, 1, ncclInt32, lane.peer, comm, stream);
+      if (result == ncclSuccess) Synchronize(lane.stream);
+      return result;
+    };
+    absl::StatusOr<ncclComm_t> comm =
+        cuda::Join(nccl_, device(), 2, id, rank_of_two, kLaneBlocks, seconds, name(), connect);
     status = comm.status();
-    if (comm.ok()) messages_[message] = {*comm, NewStream(device(), /*high_priority=*/true), 1 - rank_of_two};
+    if (!comm.ok()) return;
+    messages_[message] = {*comm, lane.stream, lane.peer};
+    joined_.push_back(message);
   };
   for (int edge = 0; edge < size(); ++edge) {
     const Ids& of_edge = ids[static_cast<size_t>(edge)];
@@ -261,7 +280,8 @@ NcclCommunicator::~NcclCommunicator() {
     }
     DestroyStream(lane.stream);
   };
-  for (const Lane& lane : messages_) leave(lane);
+  // In the same order on both sides: ranks of one host leave a communicator together.
+  for (const Message message : joined_) leave(messages_[message]);
   leave(main_);
 }
 
@@ -453,6 +473,7 @@ void NcclCommunicator::EndFinished() {
 }
 
 absl::Status NcclCommunicator::Health() {
+  UseDevice(device());  // the caller is a thread of its own, whose questions would else start up the first device
   EndFinished();
   std::lock_guard<std::mutex> lock(mutex_);
   if (aborted_) return absl::AbortedError(absl::StrCat("nccl: axis ", name(), " was aborted"));

@@ -18,7 +18,8 @@
 // Messages (Send, Recv) need DeviceCommOptions::messages. A receive holds its stream until its send comes, so each
 // direction between neighbours has a pair of ranks, a communicator and a stream to itself; on one of these, messages
 // match in the order of issue, whatever their tags. Even tags go to the next rank (the last one's is 0), odd tags to
-// the previous: the pipeline's activations and gradients. Anything else is a CHECK. Kernels of several communicators
+// the previous: the pipeline's activations and gradients. Anything else is a CHECK. Both sides connect when the
+// communicator is made, so that no Send or Recv blocks its host. Kernels of several communicators
 // wait beside each other on the device: set CUDA_DEVICE_MAX_CONNECTIONS to 32 before CUDA starts, so that none waits
 // behind another's stream.
 //

@@ -52,6 +52,12 @@ struct Clique {
   std::map<uint64_t, std::map<int, Posted>> collectives;
   // Sends and receives without their other side, by (from, to).
   std::map<std::pair<int, int>, std::deque<Posted>> sends, receives;
+  // By (from, to): whether each side has sent or received here before.
+  struct Connection {
+    bool sends = false, receives = false;
+  };
+  std::map<std::pair<int, int>, Connection> connections;
+  int left = 0;  // members that have destroyed or aborted theirs
   struct Split {
     std::map<int, std::pair<int, int>> color_and_key;  // by rank
     std::map<int, std::shared_ptr<Rank>> new_ranks;    // by rank; none for those without a color
@@ -223,6 +229,33 @@ ncclResult_t WaitReady(Scheduler::Lock& lock, const std::shared_ptr<Rank>& rank)
   return ncclSuccess;
 }
 
+// As in NCCL, the first send or receive between two ranks blocks the host until the other side makes its own: they
+// exchange the addresses of buffers. Those of a group do so together.
+void Connect(Scheduler::Lock& lock, const std::vector<Issued>& calls) {
+  struct Waiting {
+    std::shared_ptr<Rank> rank;
+    std::shared_ptr<Clique> clique;
+    std::pair<int, int> pair;
+  };
+  std::vector<Waiting> waiting;
+  for (const auto& [rank, stream, call] : calls) {
+    const bool sends = call.kind == NcclKind::kSend;
+    if ((!sends && call.kind != NcclKind::kRecv) || !rank->blocking) continue;
+    const std::pair<int, int> pair = sends ? std::pair(rank->rank, call.peer) : std::pair(call.peer, rank->rank);
+    Clique::Connection& connection = rank->clique->connections[pair];
+    (sends ? connection.sends : connection.receives) = true;
+    waiting.push_back({rank, rank->clique, pair});
+  }
+  if (waiting.empty()) return;
+  Scheduler::Instance().Notify();
+  Scheduler::Instance().RunUntil(lock, [&] {
+    return std::all_of(waiting.begin(), waiting.end(), [](const Waiting& one) {
+      const Clique::Connection& connection = one.clique->connections[one.pair];
+      return (connection.sends && connection.receives) || one.rank->aborted;
+    });
+  });
+}
+
 ncclResult_t EndGroup(Scheduler::Lock& lock) {
   const std::vector<Issued> calls = std::exchange(group.calls, {});
   const std::vector<std::shared_ptr<Rank>> joining = std::exchange(group.joining, {});
@@ -230,6 +263,7 @@ ncclResult_t EndGroup(Scheduler::Lock& lock) {
   for (const std::shared_ptr<Rank>& rank : joining) {
     if (const ncclResult_t one = WaitReady(lock, rank); one != ncclSuccess) result = one;
   }
+  Connect(lock, calls);
   std::vector<bool> taken(calls.size());
   for (size_t i = 0; i < calls.size(); ++i) {
     if (taken[i]) continue;
@@ -339,6 +373,7 @@ ncclResult_t Call(ncclComm_t comm, cudaStream_t handle, const NcclCall& call) {
     group.calls.push_back(issued);
     return ncclSuccess;
   }
+  Connect(lock, {issued});
   return Issue(lock, {issued});
 }
 
@@ -446,6 +481,11 @@ ncclResult_t ncclCommDestroy(ncclComm_t comm) {
   auto lock = Scheduler::Instance().Acquire();
   const cuda_emulator::TaskPtr last = comm->rank->last;
   Scheduler::Instance().RunUntil(lock, [&] { return last == nullptr || last->done; });
+  // NCCL says that the ranks of a host do this together, or hang.
+  const std::shared_ptr<Clique> clique = comm->rank->clique;
+  ++clique->left;
+  Scheduler::Instance().Notify();
+  Scheduler::Instance().RunUntil(lock, [&] { return clique->left == clique->size(); });
   delete comm;
   return ncclSuccess;
 }
@@ -454,7 +494,10 @@ ncclResult_t ncclCommAbort(ncclComm_t comm) {
   if (comm == nullptr) return ncclSuccess;
   const auto lock = Scheduler::Instance().Acquire();
   comm->rank->aborted = true;
-  if (comm->rank->clique != nullptr) cuda_emulator::Release(*comm->rank);
+  if (comm->rank->clique != nullptr) {
+    cuda_emulator::Release(*comm->rank);
+    ++comm->rank->clique->left;
+  }
   Scheduler::Instance().Notify();
   delete comm;
   return ncclSuccess;

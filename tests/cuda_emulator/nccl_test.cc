@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <chrono>
 #include <functional>
 #include <numeric>
@@ -223,6 +224,40 @@ TEST(Nccl, DeviceSynchronisationWaitsForPeers) {
     CheckNccl(ncclAllReduce(data.data(), data.data(), 1, ncclInt32, ncclSum, m.comm, m.stream));
     Check(cudaDeviceSynchronize());
     Check(cudaStreamQuery(m.stream));
+  });
+}
+
+// As NCCL connects: the first message blocks the host until its peer makes the other call; later ones do not, in that
+// direction.
+TEST(Nccl, FirstMessagesWaitForTheOtherHost) {
+  std::atomic<bool> called[2] = {};
+  OnRanks(2, [&](Member& m) {
+    DeviceArray<int> data(std::vector<int>{m.rank});
+    for (int message = 0; message < 2; ++message) {
+      if (m.rank == 0) {
+        CheckNccl(ncclSend(data.data(), 1, ncclInt32, 1, m.comm, m.stream));
+        EXPECT_EQ(called[message].load(), message == 0);
+        if (message == 1) called[1] = true;
+        continue;
+      }
+      while (message == 1 && !called[1]) std::this_thread::yield();
+      if (message == 0) std::this_thread::sleep_for(std::chrono::milliseconds(50));
+      if (message == 0) called[0] = true;
+      CheckNccl(ncclRecv(data.data(), 1, ncclInt32, 0, m.comm, m.stream));
+    }
+    EXPECT_EQ(Read(m, data)[0], 0);
+  });
+}
+
+// As NCCL says of the ranks of one host.
+TEST(Nccl, RanksLeaveTogether) {
+  std::atomic<bool> other_leaves = false;
+  OnRanks(2, [&](Member& m) {
+    if (m.rank == 1) std::this_thread::sleep_for(std::chrono::milliseconds(50));
+    if (m.rank == 1) other_leaves = true;
+    CheckNccl(ncclCommDestroy(m.comm));
+    m.comm = nullptr;
+    EXPECT_TRUE(other_leaves.load());
   });
 }
 
