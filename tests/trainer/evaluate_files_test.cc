@@ -187,7 +187,7 @@ TEST(FeatureStore, TrustsNoDamagedFile) {
   ASSERT_TRUE(store.Write(2, ChunkOf(1, 2)).ok());
   const std::string path = JoinPath(folder, "chunk-000002.features");
   const std::string good = ReadAll(path);
-  ASSERT_EQ(good.size(), FeatureStore::kHeaderBytes + 2u * 6 * 4);
+  ASSERT_EQ(good.size(), ChunkStore::kHeaderBytes + 2u * 6 * 4);
   for (size_t i = 0; i < good.size(); ++i) {
     std::string bad = good;
     bad[i] ^= 0x10;
@@ -212,7 +212,7 @@ TEST(FeatureStore, TrustsNoForeignFile) {
   std::swap(other_dims.spatial_dim, other_dims.logit_dim);
   more_samples.samples = 12;
   EXPECT_THAT(OpenStore(folder, other_key).Present({0, 3}), ElementsAre(0, 0, 0));
-  EXPECT_THAT(OpenStore(folder, other_key).Read(0).status().message(), HasSubstr("another evaluation"));
+  EXPECT_THAT(OpenStore(folder, other_key).Read(0).status().message(), HasSubstr("other settings"));
   EXPECT_THAT(OpenStore(folder, other_dims).Present({0, 3}), ElementsAre(0, 0, 0));
   // The first chunks of a longer set are the same.
   EXPECT_THAT(OpenStore(folder, more_samples).Present({0, 3}), ElementsAre(1, 1, 0));

@@ -1,12 +1,5 @@
-// Extracted features on disk, so that an interrupted evaluation goes on where it stopped. A folder holds one file for
-// every chunk of consecutive samples; which samples a chunk holds depends on the chunk size alone, never on the ranks.
-//
-//   chunk-000012.features    header (FeatureStore::kHeaderBytes), then float32 features [count, feature_dim], spatial
-//                            [count, spatial_dim] and logits [count, logit_dim], little-endian
-//
-// The header names what the features were made of (a key, sizes) and has a CRC32C of itself and of the data. A file
-// that is damaged, or whose header says anything else than asked for, counts as absent, with a warning: its chunk is
-// extracted again and replaced. Files are written under a temporary name, synced and renamed.
+// Extracted features on disk (trainer/chunk_store.h): chunk-000012.features holds float32 features [count,
+// feature_dim], spatial [count, spatial_dim] and logits [count, logit_dim], little-endian.
 #pragma once
 
 #include <cstdint>
@@ -17,6 +10,7 @@
 #include "absl/status/statusor.h"
 #include "core/base/file.h"
 #include "core/base/math.h"
+#include "trainer/chunk_store.h"
 
 namespace shardit {
 
@@ -35,35 +29,23 @@ struct FeatureChunk {
   std::vector<float> features, spatial, logits;
 };
 
-// Not thread-safe. Ranks share a folder as long as no two write the same chunk at once.
+// As ChunkStore. A chunk of other dims counts as absent.
 class FeatureStore {
  public:
-  static constexpr int64_t kHeaderBytes = 64;
-
-  // Makes the folder where it is missing; reads nothing. `fs` must outlive the store.
   static absl::StatusOr<FeatureStore> Open(FileSystem& fs, const std::string& folder,
                                            const FeatureStoreOptions& options);
 
-  int64_t chunks() const { return CeilDiv(options_.samples, options_.chunk_samples); }
-  // The samples of a chunk.
-  Range Samples(int64_t chunk) const;
-
-  // Of chunks [chunks.begin, chunks.end), those that are present and whole (1) or must be extracted (0). Reads every
-  // byte; ranks take ranges. Logs a warning for every file that is there and not to be trusted.
-  std::vector<uint8_t> Present(Range chunks) const;
-
-  // NotFound, or DataLoss with the reason, where Present would say 0.
+  int64_t chunks() const { return store_.chunks(); }
+  Range Samples(int64_t chunk) const { return store_.Items(chunk); }
+  std::vector<uint8_t> Present(Range chunks) const { return store_.Present(chunks); }
   absl::StatusOr<FeatureChunk> Read(int64_t chunk) const;
-  // Replaces the chunk. Sizes must be those of the options (CHECK).
+  // Sizes must be those of the options (CHECK).
   absl::Status Write(int64_t chunk, const FeatureChunk& content);
 
  private:
-  FeatureStore(FileSystem& fs, std::string folder, const FeatureStoreOptions& options);
-  std::string Path(int64_t chunk) const;
-  std::string Header(int64_t chunk, uint32_t data_crc) const;
+  FeatureStore(ChunkStore store, const FeatureStoreOptions& options);
 
-  FileSystem* fs_;
-  std::string folder_;
+  ChunkStore store_;
   FeatureStoreOptions options_;
 };
 
