@@ -38,7 +38,7 @@ void AddSampleCommand(CommandLine& line) {
   command->add_option("--batch", request.batch, "Samples a forward pass (0: chosen)")
       ->type_name("N")
       ->check(CLI::Range(int64_t{0}, int64_t{1} << 20, ""));
-  command->add_option("--out", request.out, "Images: .npz or .png")->type_name("FILE")->required();
+  command->add_option("--out", request.out, "Samples: .npz, or a .png grid")->type_name("FILE")->required();
   line.OnEveryRank(command, [flags](World& world) { return Run(world, *flags); });
 }
 

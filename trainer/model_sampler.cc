@@ -1,5 +1,7 @@
 #include "trainer/model_sampler.h"
 
+#include <algorithm>
+#include <cmath>
 #include <numeric>
 #include <utility>
 
@@ -7,9 +9,13 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "core/base/file.h"
+#include "core/base/hash.h"
 #include "core/base/status_macros.h"
 #include "data/formats/safetensors.h"
+#include "trainer/checkpoint/checkpoint_names.h"
+#include "trainer/checkpoint/checkpoint_reader.h"
 #include "trainer/checkpoint_export.h"
+#include "trainer/extractor/file_hash.h"
 #include "trainer/run_config/exit_code.h"
 #include "trainer/run_config/run_config.h"
 #include "trainer/train/state_checkpoint.h"
@@ -22,11 +28,21 @@ namespace {
 // caches.
 constexpr int64_t kDefaultBatch = 16;
 
+constexpr size_t kSha256Digits = 64;
+
 struct LoadedModel {
   RunOptions options;
   std::unique_ptr<Dit> model;
   std::optional<int64_t> trained_steps;
+  std::string stored_weights, config_hash;  // of a weight file
 };
+
+bool HoldsCheckpoints(const std::string& folder) {
+  if (KindOfPath(JoinPath(folder, std::string(kManifestFile))) == PathKind::kFile) return true;
+  if (KindOfPath(JoinPath(folder, "checkpoints")) == PathKind::kFolder) return true;
+  const auto steps = ListCheckpoints(folder);
+  return steps.ok() && !steps->empty();
+}
 
 absl::Status Refuse(const std::string& message) {
   return WithExitCode(absl::InvalidArgumentError(message), ExitCode::kUsage);
@@ -53,7 +69,16 @@ absl::StatusOr<LoadedModel> LoadWeightFile(RankContext& context, const SampleReq
     config = ParseRunConfig(text->second, "configuration in " + Quoted(request.checkpoint), ConfigUse::kModel, 1);
   }
   RETURN_IF_ERROR(config.status());
-  LoadedModel loaded{config->options, AllocateModel(context, config->options.model), std::nullopt};
+  LoadedModel loaded{.options = config->options, .model = AllocateModel(context, config->options.model)};
+  ASSIGN_OR_RETURN(const std::string model_text, ModelConfigText(config->text));
+  loaded.config_hash = absl::StrCat(absl::Hex(HashBytes(model_text), absl::kZeroPad16));
+  const auto weights = file.metadata().find("shardit.weights");
+  if (weights != file.metadata().end()) loaded.stored_weights = weights->second;
+  if (!request.ema && loaded.stored_weights == GroupName(StateGroup::kEma)) {
+    return Refuse(
+        absl::StrCat("--weights model: ", Quoted(request.checkpoint),
+                     " holds EMA weights only; export the others with shardit checkpoint export --weights model"));
+  }
   int64_t step = 0;
   const auto stored = file.metadata().find("shardit.step");
   if (stored != file.metadata().end() && absl::SimpleAtoi(stored->second, &step)) loaded.trained_steps = step;
@@ -66,12 +91,36 @@ absl::StatusOr<LoadedModel> LoadCheckpoint(RankContext& context, const SampleReq
   ASSIGN_OR_RETURN(
       const ResolvedConfig config,
       ParseRunConfig(reader.state().config_text, "configuration in " + Quoted(reader.folder()), ConfigUse::kModel, 1));
-  LoadedModel loaded{config.options, AllocateModel(context, config.options.model), reader.state().step};
+  LoadedModel loaded{.options = config.options,
+                     .model = AllocateModel(context, config.options.model),
+                     .trained_steps = reader.state().step};
   RETURN_IF_ERROR(LoadGroup(reader, request.ema ? StateGroup::kEma : StateGroup::kModel, loaded.model->parameters()));
   return loaded;
 }
 
 }  // namespace
+
+std::string ModelIdentity::Pack() const { return sha256 + path; }
+
+ModelIdentity ModelIdentity::Unpack(const std::string& packed) {
+  return {packed.substr(kSha256Digits), packed.substr(0, kSha256Digits)};
+}
+
+bool IsModelPath(const std::string& path) {
+  return absl::EndsWith(path, ".safetensors") || (KindOfPath(path) == PathKind::kFolder && HoldsCheckpoints(path));
+}
+
+absl::StatusOr<ModelIdentity> IdentifyModel(const std::string& path) {
+  ModelIdentity identity{path, ""};
+  std::string hashed = path;
+  if (!absl::EndsWith(path, ".safetensors")) {
+    ASSIGN_OR_RETURN(const CheckpointReader reader, OpenCheckpoint(path));
+    identity.path = reader.folder();
+    hashed = JoinPath(identity.path, std::string(kManifestFile));
+  }
+  ASSIGN_OR_RETURN(identity.sha256, Sha256OfFile(hashed));
+  return identity;
+}
 
 ModelSampler::ModelSampler(RankContext& context, std::unique_ptr<Dit> model, Sampler sampler)
     : context_(&context), model_(std::move(model)), sampler_(std::move(sampler)) {}
@@ -97,6 +146,8 @@ absl::StatusOr<ModelSampler> ModelSampler::Load(RankContext& context, const Samp
 
   ModelSampler result(context, std::move(loaded.model), *std::move(sampler));
   result.trained_steps_ = loaded.trained_steps;
+  result.stored_weights_ = loaded.stored_weights;
+  result.config_hash_ = loaded.config_hash;
   result.batch_ = request.batch == 0 ? kDefaultBatch : request.batch;
   result.classes_ = request.classes;
   if (result.classes_.empty()) {
@@ -110,10 +161,41 @@ int32_t ModelSampler::LabelOf(int64_t sample) const {
   return static_cast<int32_t>(classes_[static_cast<size_t>(sample) % classes_.size()]);
 }
 
-std::vector<float> ModelSampler::Draw(int64_t first, int64_t count) const {
+absl::StatusOr<std::vector<float>> ModelSampler::Draw(int64_t first, int64_t count) const {
   std::vector<int32_t> labels;
   for (int64_t i = first; i < first + count; ++i) labels.push_back(LabelOf(i));
-  return DrawSamples(*context_, SampledModelOf(*context_, *model_), sampler_, batch_, first, labels);
+  std::vector<float> latents =
+      DrawSamples(*context_, SampledModelOf(*context_, *model_), sampler_, batch_, first, labels);
+  const auto bad = std::find_if(latents.begin(), latents.end(), [](float value) { return !std::isfinite(value); });
+  if (bad == latents.end()) return latents;
+  return WithExitCode(absl::InvalidArgumentError(
+                          absl::StrCat("sample ", first + (bad - latents.begin()) / config().latent_elements(),
+                                       " is not finite: the model has diverged; draw from an earlier checkpoint")),
+                      ExitCode::kNumerics);
+}
+
+nlohmann::ordered_json DescribeSampling(const ModelIdentity& identity, const ModelSampler& sampler,
+                                        const SampleRequest& request) {
+  nlohmann::ordered_json description;
+  description["path"] = identity.path;
+  description["kind"] = "model";
+  description["sha256"] = identity.sha256;
+  const std::optional<int64_t>& step = sampler.trained_steps();
+  description["step"] = step.has_value() ? nlohmann::ordered_json(*step) : nlohmann::ordered_json(nullptr);
+  if (sampler.config_hash().empty()) {
+    description["weights"] = request.ema ? "ema" : "model";
+  } else {
+    description["config_hash"] = sampler.config_hash();
+    if (!sampler.stored_weights().empty()) description["weights"] = sampler.stored_weights();
+  }
+  description["sampler"] = std::string(Name(request.ddim ? SamplerKind::kDdim : SamplerKind::kDdpm));
+  description["steps"] = request.steps;
+  description["eta"] = request.eta;
+  description["cfg_scale"] = request.cfg_scale;
+  description["cfg_channels"] = request.cfg_channels;
+  description["seed"] = request.seed;
+  description["classes"] = sampler.classes();
+  return description;
 }
 
 }  // namespace shardit

@@ -1,64 +1,210 @@
 #include "trainer/sample.h"
 
 #include <algorithm>
+#include <cstring>
+#include <optional>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "core/base/file.h"
+#include "core/base/hash.h"
 #include "core/base/log.h"
 #include "core/base/math.h"
 #include "core/base/status_macros.h"
 #include "data/formats/npz.h"
 #include "parallel/comm/agree_status.h"
+#include "trainer/check_output.h"
+#include "trainer/chunk_store.h"
+#include "trainer/evaluate/deal.h"
 #include "trainer/image_set.h"
 #include "trainer/model_sampler.h"
 #include "trainer/run_config/exit_code.h"
 #include "trainer/train/compute_device.h"
 #include "trainer/train/cpu_share.h"
+#include "trainer/train/stop_signal.h"
 
 namespace shardit {
 namespace {
 
-absl::StatusOr<ModelSampler> LoadSampler(RankContext& context, const SampleRequest& request) {
-  if (!absl::EndsWith(request.out, ".npz") && !absl::EndsWith(request.out, ".png")) {
-    const std::string message =
-        absl::StrCat("--out ", Quoted(request.out), ": expected a name that ends in .npz or .png");
-    return WithExitCode(absl::InvalidArgumentError(message), ExitCode::kUsage);
-  }
-  return ModelSampler::Load(context, request);
+// Samples that are done and stored at once, at least: files should not be too many, and a signal not wait too long.
+constexpr int64_t kLeastChunk = 16;
+
+constexpr int64_t kFloatBytes = sizeof(float);
+constexpr CallSite kPresentSite{"stored chunks", /*control=*/true};
+
+absl::Status Usage(const std::string& message) {
+  return WithExitCode(absl::InvalidArgumentError(message), ExitCode::kUsage);
 }
 
-// The picture has a row a class, but sample i is of class i mod k: transposes.
-absl::Status WriteGrid(const std::string& path, const std::vector<float>& latents, int64_t num,
-                       const std::vector<int64_t>& classes, const DitConfig& config) {
-  const int64_t rows = static_cast<int64_t>(classes.size()), columns = CeilDiv(num, rows);
-  const size_t elements = static_cast<size_t>(config.latent_elements());
-  std::vector<float> by_class(static_cast<size_t>(rows * columns) * elements, 1.0f);
-  for (int64_t i = 0; i < num; ++i) {
-    const size_t place = static_cast<size_t>((i % rows) * columns + i / rows);
-    std::copy_n(latents.data() + static_cast<size_t>(i) * elements, elements, by_class.data() + place * elements);
-  }
-  const PixelSet pixels = LatentsToPixels(by_class, rows * columns, config);
-  return WritePng(PosixFileSystem(), path, ClassGrid(pixels, columns, classes, config, ""));
-}
+// One sampling: chunks are drawn by all ranks into a folder beside the output, and put together by rank 0.
+class Sampling {
+ public:
+  Sampling(World& world, const SampleRequest& request, RankContext& context, const StopSignal& stop)
+      : crew_{world.comm(), context.pool(), &stop}, request_(request), context_(context) {}
 
-absl::Status WriteNpz(const std::string& path, const std::vector<float>& latents, int64_t num,
-                      const std::vector<int64_t>& classes, const DitConfig& config) {
-  const PixelSet set = LatentsToPixels(latents, num, config);
-  if (set.false_colour)
-    LOG_WARN("{}-channel latents are written in false colour: decode them to get images", config.channels);
-  ASSIGN_OR_RETURN(NpzWriter npz, NpzWriter::Create(PosixFileSystem(), path));
-  RETURN_IF_ERROR(npz.BeginArray("arr_0", NpyType::kU8, {num, config.side, config.side, set.channels}));
-  RETURN_IF_ERROR(npz.Append(set.pixels.data(), static_cast<int64_t>(set.pixels.size())));
-  std::vector<int64_t> labels(static_cast<size_t>(num));
-  for (size_t i = 0; i < labels.size(); ++i) labels[i] = classes[i % classes.size()];
-  RETURN_IF_ERROR(npz.BeginArray("arr_1", NpyType::kI64, {num}));
-  RETURN_IF_ERROR(npz.Append(labels.data(), num * static_cast<int64_t>(sizeof(int64_t))));
-  return npz.Finish();
-}
+  absl::Status Run() {
+    RETURN_IF_ERROR(Identify());
+    RETURN_IF_ERROR(Agree(Open()));
+    absl::Status status = Draw();
+    if (status.ok()) status = Agree(speaks() ? Write() : absl::OkStatus());
+    if (!speaks()) return status;
+    if (status.ok()) {
+      LOG_INFO("wrote {} samples to {}", request_.num, request_.out);
+      return RemoveTree(PosixFileSystem(), parts());
+    }
+    // What was drawn stays for the next attempt; where there is nothing, nothing is left.
+    PosixFileSystem().RemoveEmptyFolder(parts()).IgnoreError();
+    return status;
+  }
+
+ private:
+  bool speaks() const { return crew_.comm.rank() == 0; }
+  bool is_png() const { return absl::EndsWith(request_.out, ".png"); }
+  std::string parts() const { return request_.out + ".parts"; }
+  absl::Status Agree(const absl::Status& mine) { return AgreeStatus(crew_.comm, mine); }
+
+  absl::Status Identify() {
+    std::string packed;
+    const auto identify = [&]() -> absl::Status {
+      RETURN_IF_ERROR(CheckOutputPath(request_.out));
+      ASSIGN_OR_RETURN(const ModelIdentity identity, IdentifyModel(request_.checkpoint));
+      packed = identity.Pack();
+      return absl::OkStatus();
+    };
+    RETURN_IF_ERROR(Agree(speaks() ? identify() : absl::OkStatus()));
+    identity_ = ModelIdentity::Unpack(ShareText(crew_.comm, packed));
+    return absl::OkStatus();
+  }
+
+  // Loads the model, and checks what can be wrong with the output. Not collective.
+  absl::Status Open() {
+    SampleRequest request = request_;
+    request.checkpoint = identity_.path;
+    ASSIGN_OR_RETURN(ModelSampler sampler, ModelSampler::Load(context_, request));
+    sampler_.emplace(std::move(sampler));
+    return is_png() ? CheckRoom() : absl::OkStatus();
+  }
+
+  absl::Status OpenStore() {
+    const bool images = LatentsAreImages(config());
+    const int64_t chunk = sampler_->batch() * CeilDiv(kLeastChunk, sampler_->batch());
+    const std::string settings = absl::StrJoin(
+        {DescribeSampling({"", identity_.sha256}, *sampler_, request_).dump(), absl::StrCat("chunk ", chunk),
+         absl::StrCat("batch ", sampler_->batch()), absl::StrCat("on a GPU ", context_.on_cuda()),
+         absl::StrCat("precision ", static_cast<int>(request_.precision))},
+        "\n");
+    ASSIGN_OR_RETURN(ChunkStore store,
+                     ChunkStore::Open(PosixFileSystem(), parts(),
+                                      {.kind = images ? "pixels" : "latents",
+                                       .key = HashBytes(settings),
+                                       .items = request_.num,
+                                       .chunk_items = chunk,
+                                       .item_bytes = config().latent_elements() * (images ? 1 : kFloatBytes)}));
+    store_.emplace(std::move(store));
+    return absl::OkStatus();
+  }
+
+  // Of the picture: a row a class, and the samples of a class beside each other.
+  absl::Status CheckRoom() const {
+    const int64_t classes = std::ssize(sampler_->classes());
+    const int64_t rows = std::min(classes, request_.num), columns = CeilDiv(request_.num, classes);
+    const GridRoom room = RoomForClassGrid(sampler_->classes(), config(), "");
+    if (rows <= room.rows && columns <= room.columns) return absl::OkStatus();
+    return Usage(absl::StrCat("--out ", Quoted(request_.out), ": a PNG has room for ", room.rows, " classes and ",
+                              room.columns, " samples of each, got ", rows, " and ", columns,
+                              "; give fewer --classes, a smaller --num, or an .npz"));
+  }
+
+  // Draws what is not stored yet. Collective.
+  absl::Status Draw() {
+    RETURN_IF_ERROR(Agree(OpenStore()));
+    const int64_t chunks = store_->chunks();
+    std::vector<uint8_t> present(static_cast<size_t>(chunks), 0);
+    if (speaks()) present = store_->Present({0, chunks});
+    // World: one view of what there is.
+    crew_.comm.Broadcast(present.data(), chunks, 0, kPresentSite).Wait();
+    std::vector<int64_t> missing;
+    for (int64_t chunk = 0; chunk < chunks; ++chunk) {
+      if (present[static_cast<size_t>(chunk)] == 0) missing.push_back(chunk);
+    }
+    if (std::ssize(missing) < chunks && speaks()) {
+      LOG_INFO("{} of {} chunks of the samples are stored: {} to draw", chunks - std::ssize(missing), chunks,
+               missing.size());
+    }
+    return DealChunks(crew_, missing, "the samples", [this](int64_t chunk) { return DrawChunk(chunk); });
+  }
+
+  absl::Status DrawChunk(int64_t chunk) {
+    const Range samples = store_->Items(chunk);
+    ASSIGN_OR_RETURN(const std::vector<float> latents, sampler_->Draw(samples.begin, samples.size()));
+    std::string_view bytes(reinterpret_cast<const char*>(latents.data()), latents.size() * sizeof(float));
+    PixelSet set;
+    if (LatentsAreImages(config())) {
+      set = LatentsToPixels(latents, samples.size(), config());
+      bytes = {reinterpret_cast<const char*>(set.pixels.data()), set.pixels.size()};
+    }
+    RETURN_IF_ERROR(store_->Write(chunk, bytes));
+    KillPoint("sample.chunk_stored");
+    return absl::OkStatus();
+  }
+
+  absl::Status Write() const {
+    if (is_png()) return WriteGrid();
+    const int64_t num = request_.num, side = config().side;
+    const bool images = LatentsAreImages(config());
+    ASSIGN_OR_RETURN(NpzWriter npz, NpzWriter::Create(PosixFileSystem(), request_.out));
+    RETURN_IF_ERROR(images ? npz.BeginArray("arr_0", NpyType::kU8, {num, side, side, config().channels})
+                           : npz.BeginArray("latents", NpyType::kF32, {num, config().channels, side, side}));
+    for (int64_t chunk = 0; chunk < store_->chunks(); ++chunk) {
+      ASSIGN_OR_RETURN(const std::string bytes, store_->Read(chunk));
+      RETURN_IF_ERROR(npz.Append(bytes.data(), std::ssize(bytes)));
+    }
+    RETURN_IF_ERROR(npz.BeginArray(images ? "arr_1" : "labels", NpyType::kI64, {num}));
+    for (int64_t i = 0; i < num; ++i) {
+      const int64_t label = sampler_->LabelOf(i);
+      RETURN_IF_ERROR(npz.Append(&label, sizeof(label)));
+    }
+    return npz.Finish();
+  }
+
+  absl::Status WriteGrid() const {
+    const int64_t num = request_.num, classes = std::ssize(sampler_->classes());
+    std::string all;
+    for (int64_t chunk = 0; chunk < store_->chunks(); ++chunk) {
+      ASSIGN_OR_RETURN(const std::string bytes, store_->Read(chunk));
+      all += bytes;
+    }
+    PixelSet set{.channels = config().channels};
+    if (LatentsAreImages(config())) {
+      set.pixels.assign(all.begin(), all.end());
+    } else {
+      LOG_WARN(
+          "{}-channel latents have no colours of their own: the picture is a false-colour preview; an .npz keeps "
+          "the latents, to be decoded",
+          config().channels);
+      std::vector<float> latents(all.size() / sizeof(float));
+      std::memcpy(latents.data(), all.data(), all.size());
+      set = LatentsToPixels(latents, num, config());
+    }
+    const Image grid =
+        ClassGrid(GroupByClass(set, num, classes), CeilDiv(num, classes), sampler_->classes(), config(), "");
+    return WritePng(PosixFileSystem(), request_.out, grid);
+  }
+
+  const DitConfig& config() const { return sampler_->config(); }
+
+  const Crew crew_;
+  const SampleRequest& request_;
+  RankContext& context_;
+  ModelIdentity identity_;
+  std::optional<ModelSampler> sampler_;
+  std::optional<ChunkStore> store_;
+};
 
 }  // namespace
 
@@ -92,32 +238,16 @@ std::vector<float> DrawSamples(RankContext& context, const SampledModel& model, 
 }
 
 absl::Status RunSample(World& world, const SampleRequest& request) {
+  if (!absl::EndsWith(request.out, ".npz") && !absl::EndsWith(request.out, ".png")) {
+    return Usage(absl::StrCat("--out ", Quoted(request.out), ": expected a name that ends in .npz or .png"));
+  }
+  const StopSignal stop;
   const CpuShare share = DivideCpus(world, request.threads);
   BindToShare(share);
   const absl::StatusOr<Device> device = ChooseDevice(world, request.device, request.precision);
   RETURN_IF_ERROR(device.status());
   RankContext context = MakeRankContext({.device = *device, .precision = request.precision}, share);
-  const absl::StatusOr<ModelSampler> sampler = LoadSampler(context, request);
-  const absl::Status agreed = AgreeStatus(world.comm(), sampler.status());
-  if (!agreed.ok()) return sampler.ok() ? agreed : WithExitCode(agreed, ExitCodeOf(sampler.status()));
-
-  const DitConfig& config = sampler->config();
-  const Range own = PartRange(request.num, world.size(), world.rank());
-  const std::vector<float> mine = sampler->Draw(own.begin, own.size());
-
-  // World: rank 0 writes one file of all samples.
-  std::vector<float> all(world.rank() == 0 ? static_cast<size_t>(request.num * config.latent_elements()) : 0);
-  const std::vector<std::string> parts = world.comm().GatherBytes(
-      {reinterpret_cast<const char*>(mine.data()), mine.size() * sizeof(float)}, 0, {.tag = "samples"});
-  absl::Status written;
-  if (world.rank() == 0) {
-    char* to = reinterpret_cast<char*>(all.data());
-    for (const std::string& part : parts) to = std::copy(part.begin(), part.end(), to);
-    written = absl::EndsWith(request.out, ".png") ? WriteGrid(request.out, all, request.num, sampler->classes(), config)
-                                                  : WriteNpz(request.out, all, request.num, sampler->classes(), config);
-    if (written.ok()) LOG_INFO("wrote {} samples to {}", request.num, request.out);
-  }
-  return AgreeStatus(world.comm(), written);
+  return Sampling(world, request, context, stop).Run();
 }
 
 }  // namespace shardit

@@ -31,10 +31,17 @@ struct SampleRequest {
   int64_t threads = 0;           // 0 = cores / local ranks
   DeviceChoice device = DeviceChoice::kAuto;
   Precision precision = Precision::kFp32;  // fp32 or, on a GPU, TF32
-  std::string out;                         // .npz (arr_0, uint8 NHWC; plus labels) or .png (grid, one row a class)
+  // .npz: of latents that are images, with 1 or 3 channels, arr_0 (uint8 NHWC) and arr_1 (their labels); of others
+  // latents (float32 [N, C, H, W]) and labels. .png: a grid with one row a class, of other latents in false colour.
+  std::string out;
 };
 
-// Collective over the world; every rank samples its part and rank 0 writes the file, atomically.
+// Collective over the world; every rank gets the same status. Ranks draw chunks of samples into the folder
+// `<out>.parts` (shared by all), from which rank 0 makes the file, atomically; then the folder goes. A signal
+// (trainer/train/stop_signal.h) ends it at a chunk's boundary with Cancelled (exit code 75); the same call goes on from
+// the chunks that are there, also after a kill, and gives the same file. Memory for a chunk and the model; for a .png,
+// of the picture. That the output cannot be written or is larger than a PNG may be is found before the first sample is
+// drawn. Exit code 77 for a sample that is not finite.
 absl::Status RunSample(World& world, const SampleRequest& request);
 
 // Latents [labels.size(), C, H, W] of sample indices first, first + 1, ..., drawn in passes of `batch` samples; as

@@ -234,6 +234,24 @@ def check_restarts(test, scene):
     test.expect(other["fd"] != whole["fd"] and "chunks of the samples are" not in log, "another seed is another set")
     test.expect("1 of 1 chunks of the reference are stored: 0 to extract" in log, "the reference's features are kept")
 
+    # With the pictures kept, too, every attempt gets on: one more chunk each.
+    kept = (*DRAW, "--work", test.folder / "pictures", "--write-samples", "kept.npz", "--grid", "kept.png")
+    for stored in range(4):
+        _, log = scene.evaluate(*kept, samples=scene.run_folder, rc=-signal.SIGKILL,
+                                env={"SHARDIT_KILL_POINT": "evaluate.chunk_stored:1"})
+        told = f"{stored} of 4 chunks of the samples are stored: {4 - stored} to extract"
+        test.expect(stored == 0 or told in log, f"attempt {stored}: {log}")
+    again, log = scene.evaluate(*kept, samples=scene.run_folder, ranks=2)
+    test.expect(again == whole and "4 of 4 chunks of the samples are stored: 0 to extract" in log, f"pictures: {log}")
+    for name in ("npz", "png"):
+        drawn = "drawn.npz" if name == "npz" else "grid.png"
+        test.expect((test.folder / f"kept.{name}").read_bytes() == (test.folder / drawn).read_bytes(),
+                    f"an interrupted evaluation writes another .{name}")
+    # Features that are there need no drawing, but for the chunk that the picture shows.
+    grid, log = scene.evaluate(*DRAW, "--work", work, "--grid", "kept.png", samples=scene.run_folder)
+    test.expect(grid == whole and "3 of 4 chunks of the samples are stored: 1 to extract" in log, f"grid only: {log}")
+    test.expect((test.folder / "kept.png").read_bytes() == (test.folder / "grid.png").read_bytes(), "the grid alone")
+
     # A signal: many more chunks than can be done before it comes.
     arguments = ["evaluate", "--samples", scene.run_folder, "--reference", scene.reference, "--extractor",
                  scene.extractor, "--num", "20000", "--steps", "50", "--work", test.folder / "signalled"]
@@ -245,6 +263,34 @@ def check_restarts(test, scene):
     process.send_signal(signal.SIGUSR1)
     _, log = process.communicate(timeout=300)
     test.expect(process.returncode == 75, f"a signal: exit code {process.returncode}: {log}")
+
+
+def check_weight_files(test, scene):
+    """A weight file without a configuration is another model with each that it is given."""
+    done = test.run("checkpoint", "export", scene.run_folder, "--out", "weights.safetensors")
+    test.expect(done.returncode == 0, done.stderr)
+    data = (test.folder / "weights.safetensors").read_bytes()
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:8 + size])
+    del header["__metadata__"]
+    head = json.dumps(header).encode()
+    (test.folder / "foreign.safetensors").write_bytes(len(head).to_bytes(8, "little") + head + data[8 + size:])
+    configs = {"same": harness.SMALL_MODEL, "schedule": harness.SMALL_MODEL + "diffusion { schedule: COSINE }",
+               "prediction": harness.SMALL_MODEL + "diffusion { prediction: X0 }"}
+    reports = {}
+    for name, text in configs.items():
+        config = test.write_config(f"{name}.textproto", text)
+        arguments = (*DRAW, "--config", config)
+        fresh, _ = scene.evaluate(*arguments, samples="foreign.safetensors")
+        kept, _ = scene.evaluate(*arguments, "--work", "foreign_work", samples="foreign.safetensors")
+        test.expect(kept == fresh, f"{name}: features of another configuration were used")
+        reports[name] = fresh
+    hashes = {report["samples"]["config_hash"] for report in reports.values()}
+    test.expect(len(hashes) == 3 and len({report["fd"] for report in reports.values()}) == 3, f"models: {hashes}")
+    own, _ = scene.evaluate(*DRAW, samples="weights.safetensors")
+    test.expect(own["samples"]["config_hash"] == reports["same"]["samples"]["config_hash"], "the hash of a configuration")
+    test.expect(own["samples"]["weights"] == "ema" and "weights" not in reports["same"]["samples"], "what a file says")
+    scene.evaluate(*DRAW, "--weights", "model", samples="weights.safetensors", rc=64)
 
 
 def check_wrong_inputs(test, scene):
@@ -301,7 +347,8 @@ def check_wrong_inputs(test, scene):
 def main():
     test = harness.Harness()
     scene = Scene(test)
-    for part in (check_against_numpy, check_ranks, check_sources, check_model, check_restarts, check_wrong_inputs):
+    for part in (check_against_numpy, check_ranks, check_sources, check_model, check_restarts, check_weight_files,
+                 check_wrong_inputs):
         part(test, scene)
     test.finish()
 

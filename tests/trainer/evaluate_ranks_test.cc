@@ -1,5 +1,6 @@
 // What the ranks of an evaluation do together, on ranks that are threads: features and scores are the same on any
 // number of them, interrupted or not, and an error of one is an error of all.
+#include <algorithm>
 #include <csignal>
 #include <mutex>
 #include <optional>
@@ -38,11 +39,14 @@ class FakeImages : public ImageSource {
   const std::vector<int32_t>& labels() const override { return labels_; }
   absl::Status Read(int64_t first, std::span<uint8_t> pixels) override {
     if (first / kChunk == broken_) return absl::DataLossError(absl::StrCat("image ", first, " is damaged"));
+    read += static_cast<int64_t>(pixels.size()) / kPixels;
     for (size_t i = 0; i < pixels.size(); ++i) {
       pixels[i] = PixelOf(first + static_cast<int64_t>(i) / kPixels, static_cast<int64_t>(i) % kPixels);
     }
     return absl::OkStatus();
   }
+
+  int64_t read = 0;  // images
 
  private:
   ImageShape shape_{kImages, 2, 2, 1};
@@ -83,14 +87,16 @@ struct Outcome {
   absl::Status status;
   FeatureSet set;
   int64_t images_extracted = 0;  // over all ranks
-  std::vector<uint8_t> taken;    // pixels handed over on rank 0
+  int64_t images_read = 0;       // over all ranks
+  std::vector<int64_t> taken;    // chunks whose pixels were handed over on rank 0
 };
 
 struct Case {
   int ranks = 1;
-  std::string store;    // folder; empty: none
-  int64_t broken = -1;  // chunk that cannot be read
-  int64_t taken = 0;    // images to hand over
+  std::string store;            // folder; empty: none
+  int64_t broken = -1;          // chunk that cannot be read
+  std::vector<uint8_t> wanted;  // chunks whose pixels are to be handed over
+  bool keep_pixels = false;     // in the store
   StopSignal* stop = nullptr;
 };
 
@@ -114,19 +120,30 @@ Outcome Extract(const Case& wanted) {
                            .chunk = kChunk,
                            .keep_spatial = true,
                            .keep_logits = true,
-                           .images_taken = wanted.taken};
+                           .wanted = wanted.wanted};
+    std::optional<ChunkStore> pixels;
     if (!wanted.store.empty()) {
       store.emplace(FeatureStore::Open(PosixFileSystem(), wanted.store, StoreOptions()).value());
       options.store = &*store;
     }
+    if (wanted.keep_pixels) {
+      const ChunkStoreOptions kept{
+          .kind = "pixels", .key = 1, .items = kImages, .chunk_items = kChunk, .item_bytes = kPixels};
+      pixels.emplace(ChunkStore::Open(PosixFileSystem(), wanted.store, kept).value());
+      options.pixel_store = &*pixels;
+    }
     options.take_images = [&](int64_t first, std::span<const uint8_t> pixels) {
-      EXPECT_EQ(first * kPixels, static_cast<int64_t>(outcome.taken.size()));
-      outcome.taken.insert(outcome.taken.end(), pixels.begin(), pixels.end());
+      EXPECT_EQ(pixels.size(), static_cast<size_t>(std::min(kChunk, kImages - first) * kPixels));
+      for (size_t i = 0; i < pixels.size(); ++i) {
+        EXPECT_EQ(pixels[i], PixelOf(first + static_cast<int64_t>(i) / kPixels, static_cast<int64_t>(i) % kPixels));
+      }
+      outcome.taken.push_back(first / kChunk);
       return absl::OkStatus();
     };
     const absl::StatusOr<FeatureSet> set = ExtractFeatures(crew, context, extractor, images, options);
     const std::lock_guard lock(mutex);
     outcome.images_extracted += extractor.images;
+    outcome.images_read += images.read;
     codes.insert(set.status().code());
     if (world.rank() == 0) outcome.status = set.status();
     if (!set.ok()) return;
@@ -189,19 +206,47 @@ TEST(ExtractFeaturesTest, AnErrorOfOneRankIsOneOfAll) {
   }
 }
 
+// Chunks 0, 1, 4 and the last, which is short.
+const std::vector<uint8_t> kWanted = {1, 1, 0, 0, 1, 0, 0, 1};
+
 TEST(ExtractFeaturesTest, HandsOverPixelsInOrderEvenOfStoredChunks) {
   const checkpoint_testing::TempFolder folder;
   ASSERT_TRUE(Extract({.ranks = 2, .store = folder.path()}).status.ok());
   for (const int ranks : {1, 3}) {
-    const Outcome outcome = Extract({.ranks = ranks, .store = folder.path(), .taken = 12});
+    for (const std::string& store : {folder.path(), std::string()}) {
+      const Outcome outcome = Extract({.ranks = ranks, .store = store, .wanted = kWanted});
+      ASSERT_TRUE(outcome.status.ok()) << outcome.status;
+      ExpectAllFeatures(outcome.set);
+      EXPECT_EQ(outcome.taken, (std::vector<int64_t>{0, 1, 4, 7}));
+      EXPECT_EQ(outcome.images_extracted, store.empty() ? kImages : 0);
+      EXPECT_EQ(outcome.images_read, store.empty() ? kImages : 17);
+    }
+  }
+}
+
+TEST(ExtractFeaturesTest, KeptPixelsAreNotReadAgain) {
+  const checkpoint_testing::TempFolder folder;
+  const Case whole{.ranks = 2, .store = folder.path(), .wanted = kWanted, .keep_pixels = true};
+  Case broken = whole;
+  broken.broken = 4;
+  EXPECT_EQ(Extract(broken).status.code(), absl::StatusCode::kDataLoss);  // chunks 0 to 3, and 5, are stored
+  for (int64_t left : {kImages - 25, int64_t{0}}) {
+    const Outcome outcome = Extract(whole);
     ASSERT_TRUE(outcome.status.ok()) << outcome.status;
     ExpectAllFeatures(outcome.set);
-    ASSERT_EQ(outcome.taken.size(), static_cast<size_t>(15 * kPixels));  // whole chunks
-    for (int64_t i = 0; i < 15 * kPixels; ++i) {
-      ASSERT_EQ(outcome.taken[static_cast<size_t>(i)], PixelOf(i / kPixels, i % kPixels));
-    }
-    EXPECT_EQ(outcome.images_extracted, 15);
+    EXPECT_EQ(outcome.taken, (std::vector<int64_t>{0, 1, 4, 7}));
+    EXPECT_EQ(outcome.images_read, left);
+    EXPECT_EQ(outcome.images_extracted, left);
   }
+  // Either half of a chunk that is lost is made from the other, or again.
+  for (const std::string name : {"chunk-000001.features", "chunk-000004.pixels"}) {
+    ASSERT_TRUE(PosixFileSystem().RemoveFile(JoinPath(folder.path(), name)).ok());
+  }
+  const Outcome mended = Extract(whole);
+  ASSERT_TRUE(mended.status.ok()) << mended.status;
+  ExpectAllFeatures(mended.set);
+  EXPECT_EQ(mended.images_read, kChunk);
+  EXPECT_EQ(mended.images_extracted, kChunk);
 }
 
 TEST(ExtractFeaturesTest, SignalStopsAtAChunkAndTheStoreGoesOn) {

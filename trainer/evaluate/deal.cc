@@ -1,8 +1,9 @@
 #include "trainer/evaluate/deal.h"
 
 #include <algorithm>
+#include <chrono>
 
-#include "absl/strings/str_cat.h"
+#include "core/base/log.h"
 #include "core/base/status_macros.h"
 #include "parallel/comm/agree_status.h"
 #include "trainer/run_config/exit_code.h"
@@ -12,6 +13,8 @@ namespace {
 
 constexpr CallSite kStopSite{"evaluation stop", /*control=*/true};
 constexpr CallSite kResultSite{"evaluation results"};
+constexpr CallSite kTextSite{"inputs", /*control=*/true};
+constexpr std::chrono::seconds kProgressPeriod(10);
 
 // This rank's pieces of a round, one a thread: from `begin`.
 absl::StatusOr<std::string> RunRound(const Crew& crew, int64_t begin, int64_t count, int64_t piece,
@@ -30,6 +33,10 @@ absl::StatusOr<std::string> RunRound(const Crew& crew, int64_t begin, int64_t co
 }
 
 }  // namespace
+
+std::string ShareText(Communicator& comm, const std::string& text) {
+  return comm.AllGatherBytes(comm.rank() == 0 ? text : "", kTextSite).front();
+}
 
 absl::Status CheckStop(const Crew& crew) {
   if (crew.stop == nullptr) return absl::OkStatus();
@@ -60,6 +67,25 @@ absl::StatusOr<std::string> DealPieces(const Crew& crew, int64_t count, int64_t 
     RETURN_IF_ERROR(CheckStop(crew));
   }
   return all;
+}
+
+absl::Status DealChunks(const Crew& crew, const std::vector<int64_t>& chunks, const std::string& name,
+                        const std::function<absl::Status(int64_t chunk)>& body,
+                        const std::function<absl::Status(int64_t begin)>& after_round) {
+  const int64_t ranks = crew.comm.size(), count = std::ssize(chunks);
+  auto told = std::chrono::steady_clock::now();
+  for (int64_t begin = 0; begin < count; begin += ranks) {
+    const int64_t mine = begin + crew.comm.rank();
+    const absl::Status status = mine < count ? body(chunks[static_cast<size_t>(mine)]) : absl::OkStatus();
+    RETURN_IF_ERROR(AgreeStatus(crew.comm, status));
+    if (after_round) RETURN_IF_ERROR(AgreeStatus(crew.comm, after_round(begin)));
+    if (std::chrono::steady_clock::now() - told > kProgressPeriod && crew.comm.rank() == 0) {
+      LOG_INFO("{} of {} chunks of {} are done", std::min(begin + ranks, count), count, name);
+      told = std::chrono::steady_clock::now();
+    }
+    RETURN_IF_ERROR(CheckStop(crew));
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace shardit

@@ -1,4 +1,4 @@
-// Independent work dealt out over ranks and their threads: bootstrap replicates, rows of distances.
+// Independent work dealt out over ranks and their threads: chunks of images, bootstrap replicates, rows of distances.
 #pragma once
 
 #include <cstdint>
@@ -22,6 +22,9 @@ struct Crew {
   const StopSignal* stop = nullptr;  // null: signals have their default effect
 };
 
+// Rank 0's text, on all ranks. Collective.
+std::string ShareText(Communicator& comm, const std::string& text);
+
 // Cancelled (exit code 75) on every rank once a signal has reached one of them. Collective.
 absl::Status CheckStop(const Crew& crew);
 
@@ -31,7 +34,14 @@ absl::Status CheckStop(const Crew& crew);
 using PieceBody = std::function<absl::StatusOr<std::string>(Range items)>;
 absl::StatusOr<std::string> DealPieces(const Crew& crew, int64_t count, int64_t piece, const PieceBody& body);
 
-// The same where every item has one result of type T.
+// Calls body for every one of `chunks`, the i-th on rank i mod ranks: equal lists on all ranks. After each round, one
+// chunk a rank, the ranks agree on errors, on those of `after_round` (called with the place in `chunks` where the round
+// began; may be null) and on signals. Says now and then how many chunks of `name` are done.
+absl::Status DealChunks(const Crew& crew, const std::vector<int64_t>& chunks, const std::string& name,
+                        const std::function<absl::Status(int64_t chunk)>& body,
+                        const std::function<absl::Status(int64_t begin)>& after_round = nullptr);
+
+// DealPieces where every item has one result of type T.
 template <class T>
 absl::StatusOr<std::vector<T>> Deal(const Crew& crew, int64_t count, int64_t piece,
                                     const std::function<absl::StatusOr<std::vector<T>>(Range items)>& body) {

@@ -15,6 +15,8 @@
 #include "core/base/status_macros.h"
 #include "core/ops/resize.h"
 #include "parallel/comm/agree_status.h"
+#include "trainer/check_output.h"
+#include "trainer/chunk_store.h"
 #include "trainer/evaluate/evaluate_outputs.h"
 #include "trainer/evaluate/evaluation_side.h"
 #include "trainer/evaluate/linear_algebra.h"
@@ -33,24 +35,6 @@ absl::Status Usage(const std::string& message) {
   return WithExitCode(absl::InvalidArgumentError(message), ExitCode::kUsage);
 }
 
-// The same status on all ranks, with the exit code of this rank's own where it failed.
-absl::Status Agree(World& world, const absl::Status& mine) {
-  const absl::Status agreed = AgreeStatus(world.comm(), mine);
-  return mine.ok() ? agreed : WithExitCode(agreed, ExitCodeOf(mine));
-}
-
-// An output's folder must be there: better seen now than after hours. An empty path is no output.
-absl::Status CheckOutput(const std::string& path) {
-  if (path.empty() || KindOfPath(ParentFolder(path)) != PathKind::kMissing) return absl::OkStatus();
-  return WithExitCode(absl::NotFoundError(absl::StrCat(Quoted(path), ": its folder does not exist; make it first")),
-                      ExitCode::kCannotCreate);
-}
-
-// Rank 0's string, on all ranks. Collective.
-std::string ShareText(World& world, const std::string& text) {
-  return world.comm().AllGatherBytes(world.rank() == 0 ? text : "", {"evaluation inputs", /*control=*/true}).front();
-}
-
 class Evaluation {
  public:
   Evaluation(World& world, const EvaluateRequest& request, RankContext& context, const StopSignal* stop)
@@ -58,16 +42,18 @@ class Evaluation {
 
   absl::StatusOr<EvaluateReport> Run() {
     RETURN_IF_ERROR(Identify());
-    RETURN_IF_ERROR(Agree(world_, Open()));
-    RETURN_IF_ERROR(Agree(world_, PrepareOutputs()));
+    RETURN_IF_ERROR(Agree(Open()));
+    RETURN_IF_ERROR(Agree(PrepareOutputs()));
     RETURN_IF_ERROR(Extract());
     RETURN_IF_ERROR(ScoreAll());
-    RETURN_IF_ERROR(Agree(world_, world_.rank() == 0 ? WriteOutputs() : absl::OkStatus()));
+    RETURN_IF_ERROR(Agree(world_.rank() == 0 ? WriteOutputs() : absl::OkStatus()));
     Describe();
     return std::move(report_);
   }
 
  private:
+  absl::Status Agree(const absl::Status& mine) { return AgreeStatus(world_.comm(), mine); }
+
   absl::Status Identify() {
     const auto identify = [this](const std::string& path, SideIdentity* identity) {
       std::string packed;
@@ -77,8 +63,8 @@ class Evaluation {
         status = found.status();
         if (found.ok()) packed = found->Pack();
       }
-      RETURN_IF_ERROR(Agree(world_, status));
-      *identity = SideIdentity::Unpack(ShareText(world_, packed));
+      RETURN_IF_ERROR(Agree(status));
+      *identity = SideIdentity::Unpack(ShareText(world_.comm(), packed));
       return absl::OkStatus();
     };
     RETURN_IF_ERROR(identify(request_.samples, &samples_identity_));
@@ -138,7 +124,7 @@ class Evaluation {
     if (world_.rank() != 0) return absl::OkStatus();
     for (const std::string* path : {&request_.write_statistics, &request_.write_features, &request_.write_samples,
                                     &request_.write_grid, &request_.report_path}) {
-      RETURN_IF_ERROR(CheckOutput(*path));
+      if (!path->empty()) RETURN_IF_ERROR(CheckOutputPath(*path));
     }
     if (!request_.work.empty()) RETURN_IF_ERROR(MakeFolders(PosixFileSystem(), request_.work));
     if (samples_identity_.kind != SideKind::kModel) return absl::OkStatus();
@@ -153,19 +139,20 @@ class Evaluation {
 
   absl::Status Extract() {
     if (samples_.images != nullptr) {
-      const int64_t wanted = samples_identity_.kind == SideKind::kModel
-                                 ? DrawnImages::Wanted(request_.write_samples, request_.write_grid,
-                                                       samples_.images->shape().count, DrawnClasses())
-                                 : 0;
-      ASSIGN_OR_RETURN(sample_features_, ExtractSide(samples_, "the samples", wanted));
+      std::vector<uint8_t> wanted;
+      if (samples_identity_.kind == SideKind::kModel) {
+        wanted = DrawnImages::WantedChunks(request_.write_samples, request_.write_grid, samples_.images->shape(),
+                                           DrawnClasses(), samples_.chunk);
+      }
+      ASSIGN_OR_RETURN(sample_features_, ExtractSide(samples_, "the samples", std::move(wanted)));
     }
     if (reference_.images != nullptr && metrics_.reference_features) {
-      ASSIGN_OR_RETURN(reference_features_, ExtractSide(reference_, "the reference", 0));
+      ASSIGN_OR_RETURN(reference_features_, ExtractSide(reference_, "the reference", {}));
     }
     return absl::OkStatus();
   }
 
-  absl::StatusOr<FeatureSet> ExtractSide(EvaluationSide& side, const std::string& name, int64_t images_taken) {
+  absl::StatusOr<FeatureSet> ExtractSide(EvaluationSide& side, const std::string& name, std::vector<uint8_t> wanted) {
     const ExtractorInfo& info = extractor_->info();
     ExtractOptions options{
         .name = name,
@@ -173,24 +160,37 @@ class Evaluation {
         .chunk = side.chunk,
         .keep_spatial = metrics_.spatial || !request_.write_statistics.empty() || !request_.write_features.empty(),
         .keep_logits = true,
-        .images_taken = images_taken};
+        .wanted = std::move(wanted)};
     options.take_images = [this](int64_t first, std::span<const uint8_t> pixels) {
       return drawn_->Take(first, pixels);
     };
     std::optional<FeatureStore> store;
+    std::optional<ChunkStore> pixel_store;
     if (!request_.work.empty()) {
       const uint64_t key = StoreKey(side);
-      absl::StatusOr<FeatureStore> opened =
-          FeatureStore::Open(PosixFileSystem(), JoinPath(request_.work, absl::StrFormat("features-%016x", key)),
-                             {.key = key,
-                              .samples = side.images->shape().count,
-                              .chunk_samples = side.chunk,
-                              .feature_dim = info.feature_dim,
-                              .spatial_dim = info.spatial_dim,
-                              .logit_dim = info.classes});
-      RETURN_IF_ERROR(Agree(world_, opened.status()));
+      const ImageShape& shape = side.images->shape();
+      const std::string folder = JoinPath(request_.work, absl::StrFormat("features-%016x", key));
+      absl::StatusOr<FeatureStore> opened = FeatureStore::Open(PosixFileSystem(), folder,
+                                                               {.key = key,
+                                                                .samples = shape.count,
+                                                                .chunk_samples = side.chunk,
+                                                                .feature_dim = info.feature_dim,
+                                                                .spatial_dim = info.spatial_dim,
+                                                                .logit_dim = info.classes});
+      RETURN_IF_ERROR(Agree(opened.status()));
       store.emplace(*std::move(opened));
       options.store = &*store;
+      if (!options.wanted.empty()) {
+        absl::StatusOr<ChunkStore> pixels = ChunkStore::Open(PosixFileSystem(), folder,
+                                                             {.kind = "pixels",
+                                                              .key = key,
+                                                              .items = shape.count,
+                                                              .chunk_items = side.chunk,
+                                                              .item_bytes = shape.bytes() / shape.count});
+        RETURN_IF_ERROR(Agree(pixels.status()));
+        pixel_store.emplace(*std::move(pixels));
+        options.pixel_store = &*pixel_store;
+      }
     }
     return ExtractFeatures(crew_, context_, *extractor_, *side.images, options);
   }
@@ -200,6 +200,7 @@ class Evaluation {
     const ExtractorInfo& info = extractor_->info();
     nlohmann::ordered_json description = side.description;
     description.erase("path");
+    description.erase("images");
     return HashBytes(absl::StrJoin(
         {info.weights_sha256, info.resize, description.dump(), absl::StrCat(side.chunk),
          absl::StrCat("sampling batch ", request_.sampling.batch), absl::StrCat("on a GPU ", context_.on_cuda()),
@@ -279,8 +280,8 @@ class Evaluation {
   }
 
   void Describe() {
-    if (samples_.images != nullptr) report_.n = sample_features_.count;
-    if (reference_features_.count > 0) report_.n_reference = reference_features_.count;
+    report_.n = samples_.count;
+    if (metrics_.reference_features) report_.n_reference = reference_.count;
     report_.replicates = request_.replicates;
     report_.neighbours = request_.neighbours;
     report_.split = request_.split;

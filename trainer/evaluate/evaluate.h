@@ -32,7 +32,7 @@ struct EvaluateRequest {
   bool fid = false, sfid = false, inception_score = false, precision_recall = false;
 
   int64_t num = 0;            // images of `samples`; 0: all of them (of a model: must be given)
-  int64_t reference_num = 0;  // 0: all of them
+  int64_t reference_num = 0;  // 0: all of them, or the statistics that lie beside them
   int64_t batch = 32;         // images a pass of the extractor
   int64_t neighbours = 3;     // k of precision and recall
   int64_t split = 5000;       // images of a split of the inception score
@@ -42,7 +42,7 @@ struct EvaluateRequest {
   // evaluation.
   SampleRequest sampling;
 
-  std::string work;              // folder where features are kept, for restarts and for later evaluations; empty: none
+  std::string work;  // folder where features and wanted images are kept, for restarts and reuse; empty: none
   std::string write_statistics;  // statistics of the samples, npz; empty: not written
   std::string write_features;    // features, spatial, logits, labels, and the same of the reference, npz
   std::string write_samples;     // drawn images and their labels, npz

@@ -31,6 +31,13 @@ absl::Status WriteSet(NpzWriter& npz, const std::string& prefix, const LabelledF
   return WriteArray(npz, prefix + "labels", NpyType::kI64, {static_cast<int64_t>(labels.size())}, labels);
 }
 
+GridOptions OptionsFor(const ImageShape& shape) { return {.scale = std::max<int64_t>(1, 64 / shape.height)}; }
+
+int64_t GridRows(const ImageShape& shape, int64_t classes) {
+  const int64_t room = RoomForTiles(shape.height, shape.width, OptionsFor(shape)).rows;
+  return std::min({classes, shape.count, DrawnImages::kGridRows, room});
+}
+
 }  // namespace
 
 absl::Status WriteFeatures(const std::string& path, const LabelledFeatures& samples,
@@ -41,9 +48,19 @@ absl::Status WriteFeatures(const std::string& path, const LabelledFeatures& samp
   return npz.Finish();
 }
 
-int64_t DrawnImages::Wanted(const std::string& npz_path, const std::string& grid_path, int64_t num, int64_t classes) {
-  if (!npz_path.empty()) return num;
-  return grid_path.empty() ? 0 : std::min(num, kGridColumns * classes);
+std::vector<uint8_t> DrawnImages::WantedChunks(const std::string& npz_path, const std::string& grid_path,
+                                               const ImageShape& shape, int64_t classes, int64_t chunk) {
+  std::vector<uint8_t> wanted;
+  if (npz_path.empty() && grid_path.empty()) return wanted;
+  wanted.assign(static_cast<size_t>(CeilDiv(shape.count, chunk)), npz_path.empty() ? 0 : 1);
+  if (grid_path.empty()) return wanted;
+  // Image i is in row i mod classes.
+  for (int64_t column = 0; column < kGridColumns; ++column) {
+    for (int64_t row = 0; row < GridRows(shape, classes) && column * classes + row < shape.count; ++row) {
+      wanted[static_cast<size_t>((column * classes + row) / chunk)] = 1;
+    }
+  }
+  return wanted;
 }
 
 DrawnImages::DrawnImages(std::string grid_path, const ImageShape& shape, const std::vector<int32_t>& labels,
@@ -66,7 +83,7 @@ absl::Status DrawnImages::Take(int64_t first, std::span<const uint8_t> pixels) {
   const size_t bytes = static_cast<size_t>(shape_.bytes() / shape_.count);
   const int64_t tiles = grid_path_.empty() ? 0 : kGridColumns * classes_;
   for (int64_t i = first; i < tiles && (i - first) * static_cast<int64_t>(bytes) < std::ssize(pixels); ++i) {
-    if (i % classes_ >= kGridRows) continue;
+    if (i % classes_ >= GridRows(shape_, classes_)) continue;
     const auto tile = pixels.subspan(static_cast<size_t>(i - first) * bytes, bytes);
     tiles_[i].assign(tile.begin(), tile.end());
   }
@@ -84,11 +101,12 @@ absl::Status DrawnImages::Finish() {
 
 // The grid has a row a class, but image i is of class i mod classes: transposes.
 absl::Status DrawnImages::WriteGrid() const {
-  const int64_t rows = std::min({classes_, kGridRows, shape_.count});
+  const int64_t rows = GridRows(shape_, classes_);
   const int64_t columns = std::min(kGridColumns, CeilDiv(shape_.count, classes_));
   const size_t bytes = static_cast<size_t>(shape_.bytes() / shape_.count);
   std::vector<uint8_t> pixels(static_cast<size_t>(rows * columns) * bytes, 255);
-  GridOptions options{.columns = columns, .scale = std::max<int64_t>(1, 64 / shape_.height)};
+  GridOptions options = OptionsFor(shape_);
+  options.columns = columns;
   for (int64_t row = 0; row < rows; ++row)
     options.row_labels.push_back(absl::StrCat(labels_[static_cast<size_t>(row)]));
   for (const auto& [i, tile] : tiles_) {

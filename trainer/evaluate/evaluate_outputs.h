@@ -27,20 +27,23 @@ struct LabelledFeatures {
 absl::Status WriteFeatures(const std::string& path, const LabelledFeatures& samples, const LabelledFeatures* reference);
 
 // The images that a model draws, taken as they come: into an npz (arr_0 uint8 NHWC, arr_1 the labels), as `sample`
-// writes it, and into a grid with a row a class (at most kGridRows of them) of kGridColumns images. For rank 0.
+// writes it, and into a grid with a row a class (at most kGridRows of them, and what a
+// PNG has room for) of kGridColumns images. For rank 0.
 class DrawnImages {
  public:
   static constexpr int64_t kGridColumns = 10, kGridRows = 50;
 
-  // How many of the images are wanted, from the first: all for the npz, kGridColumns of each class for the grid.
-  static int64_t Wanted(const std::string& npz_path, const std::string& grid_path, int64_t num, int64_t classes);
+  // Which chunks of `chunk` images hold some that are wanted (1): all of them for the npz, those that are shown for the
+  // grid. Empty where nothing is wanted.
+  static std::vector<uint8_t> WantedChunks(const std::string& npz_path, const std::string& grid_path,
+                                           const ImageShape& shape, int64_t classes, int64_t chunk);
 
   // `labels` of the `shape.count` images repeat those of the first `classes`. Paths may be empty.
   static absl::StatusOr<DrawnImages> Create(const std::string& npz_path, const std::string& grid_path,
                                             const ImageShape& shape, const std::vector<int32_t>& labels,
                                             int64_t classes);
 
-  // Images first, first + 1, ..., in order without a gap, for as many as are wanted.
+  // Images first, first + 1, ...: those of each chunk that is wanted, in order.
   absl::Status Take(int64_t first, std::span<const uint8_t> pixels);
   absl::Status Finish();
 

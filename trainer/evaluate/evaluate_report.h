@@ -28,7 +28,7 @@ struct EvaluateReport {
   std::optional<Score> class_agreement;      // part of the samples that the classifier labels as they are labelled
   std::optional<double> reference_accuracy;  // the same of the reference
 
-  std::optional<int64_t> n, n_reference;  // images; not known of statistics files
+  std::optional<int64_t> n, n_reference;  // images that a Frechet distance is of; not known of statistics
   int64_t replicates = 0, neighbours = 0, split = 0;
 
   bool has_extractor = false;
@@ -42,7 +42,9 @@ struct EvaluateReport {
 // One object. Keys, where there is a value: fid and sfid where the extractor is the FID one, else fd and sfd; is,
 // is_std, precision, recall, class_agreement, reference_accuracy; <key>_interval [low, high]; n, n_reference (null
 // where not known); bootstrap, k, is_split; extractor {path, architecture, sha256, source_sha256, resize, feature_dim,
-// spatial_dim, classes} or null; samples and reference {path, kind, ...} (reference null where there is none);
+// spatial_dim, classes} or null; samples and reference {path, kind, sha256, ...} (reference null where there is none;
+// of images height, width, channels; of a model those of DescribeSampling; of statistics that lie beside images, which
+// precision and recall are taken of, their number `images`);
 // version; seconds.
 nlohmann::ordered_json ReportJson(const EvaluateReport& report, const std::string& version);
 

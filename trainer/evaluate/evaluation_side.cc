@@ -8,28 +8,15 @@
 #include "core/base/file.h"
 #include "core/base/status_macros.h"
 #include "data/formats/npz.h"
-#include "model/sampler.h"
-#include "trainer/checkpoint/checkpoint_names.h"
-#include "trainer/checkpoint/checkpoint_reader.h"
-#include "trainer/checkpoint_export.h"
 #include "trainer/evaluate/sampled_images.h"
-#include "trainer/extractor/file_hash.h"
+#include "trainer/model_sampler.h"
 #include "trainer/run_config/exit_code.h"
 
 namespace shardit {
 namespace {
 
-constexpr size_t kSha256Digits = 64;
-
 // Drawing is slow: a signal should not have to wait for many samples.
 constexpr int64_t kDrawnChunk = 64;
-
-bool HoldsCheckpoints(const std::string& folder) {
-  if (KindOfPath(JoinPath(folder, std::string(kManifestFile))) == PathKind::kFile) return true;
-  if (KindOfPath(JoinPath(folder, "checkpoints")) == PathKind::kFolder) return true;
-  const auto steps = ListCheckpoints(folder);
-  return steps.ok() && !steps->empty();
-}
 
 absl::Status TooFew(const std::string& path, int64_t count, int64_t num) {
   return WithExitCode(absl::InvalidArgumentError(
@@ -45,27 +32,21 @@ void DescribeImages(const ImageShape& shape, nlohmann::ordered_json* description
 
 }  // namespace
 
-std::string SideIdentity::Pack() const { return absl::StrCat(kind == SideKind::kModel ? "m" : "f", sha256, path); }
+std::string SideIdentity::Pack() const {
+  return absl::StrCat(kind == SideKind::kModel ? "m" : "f", ModelIdentity::Pack());
+}
 
 SideIdentity SideIdentity::Unpack(const std::string& packed) {
-  return {packed[0] == 'm' ? SideKind::kModel : SideKind::kFile, packed.substr(1 + kSha256Digits),
-          packed.substr(1, kSha256Digits)};
+  return {ModelIdentity::Unpack(packed.substr(1)), packed[0] == 'm' ? SideKind::kModel : SideKind::kFile};
 }
 
 absl::StatusOr<SideIdentity> IdentifySide(const std::string& path) {
-  SideIdentity identity{SideKind::kFile, path, ""};
-  if (absl::EndsWith(path, ".safetensors")) {
-    identity.kind = SideKind::kModel;
-    ASSIGN_OR_RETURN(identity.sha256, Sha256OfFile(path));
-  } else if (KindOfPath(path) == PathKind::kFolder && HoldsCheckpoints(path)) {
-    identity.kind = SideKind::kModel;
-    ASSIGN_OR_RETURN(const CheckpointReader reader, OpenCheckpoint(path));
-    identity.path = reader.folder();
-    ASSIGN_OR_RETURN(identity.sha256, Sha256OfFile(JoinPath(identity.path, std::string(kManifestFile))));
-  } else {
-    ASSIGN_OR_RETURN(identity.sha256, ImageSourceSha256(path));
+  if (!IsModelPath(path)) {
+    ASSIGN_OR_RETURN(const std::string sha256, ImageSourceSha256(path));
+    return SideIdentity{{path, sha256}, SideKind::kFile};
   }
-  return identity;
+  ASSIGN_OR_RETURN(const ModelIdentity model, IdentifyModel(path));
+  return SideIdentity{model, SideKind::kModel};
 }
 
 absl::StatusOr<EvaluationSide> OpenFileSide(const SideIdentity& identity, int64_t num, bool take_statistics) {
@@ -78,7 +59,7 @@ absl::StatusOr<EvaluationSide> OpenFileSide(const SideIdentity& identity, int64_
     const std::vector<std::string> names = npz.names();
     has_images = !has_statistics || std::find(names.begin(), names.end(), "arr_0") != names.end();
   }
-  has_statistics = has_statistics && (take_statistics || !has_images);
+  has_statistics = has_statistics && ((take_statistics && num == 0) || !has_images);
   side.description["kind"] = has_statistics ? "statistics" : "images";
   side.description["sha256"] = identity.sha256;
   if (has_statistics) {
@@ -93,6 +74,11 @@ absl::StatusOr<EvaluationSide> OpenFileSide(const SideIdentity& identity, int64_
   if (num > count) return TooFew(identity.path, count, num);
   if (num > 0 && num < count) side.images = FirstImages(std::move(side.images), num);
   DescribeImages(side.images->shape(), &side.description);
+  if (has_statistics) {
+    side.description["images"] = side.images->shape().count;
+  } else {
+    side.count = side.images->shape().count;
+  }
   return side;
 }
 
@@ -102,22 +88,10 @@ absl::StatusOr<EvaluationSide> OpenModelSide(RankContext& context, const SideIde
   ASSIGN_OR_RETURN(ModelSampler sampler, ModelSampler::Load(context, request));
   EvaluationSide side;
   side.chunk = kDrawnChunk;
-  nlohmann::ordered_json& description = side.description;
-  description["path"] = identity.path;
-  description["kind"] = "model";
-  description["sha256"] = identity.sha256;
-  const std::optional<int64_t>& step = sampler.trained_steps();
-  description["step"] = step.has_value() ? nlohmann::ordered_json(*step) : nlohmann::ordered_json(nullptr);
-  if (!absl::EndsWith(identity.path, ".safetensors")) description["weights"] = request.ema ? "ema" : "model";
-  description["sampler"] = std::string(Name(request.ddim ? SamplerKind::kDdim : SamplerKind::kDdpm));
-  description["steps"] = request.steps;
-  description["eta"] = request.eta;
-  description["cfg_scale"] = request.cfg_scale;
-  description["cfg_channels"] = request.cfg_channels;
-  description["seed"] = request.seed;
-  description["classes"] = sampler.classes();
+  side.description = DescribeSampling(identity, sampler, request);
   ASSIGN_OR_RETURN(side.images, MakeSampledImages(std::move(sampler), num));
-  DescribeImages(side.images->shape(), &description);
+  DescribeImages(side.images->shape(), &side.description);
+  side.count = num;
   return side;
 }
 

@@ -11,34 +11,34 @@
 #include "core/tensor/rank_context.h"
 #include "trainer/evaluate/image_source.h"
 #include "trainer/evaluate/statistics_file.h"
+#include "trainer/model_sampler.h"
 #include "trainer/sample.h"
 
 namespace shardit {
 
 enum class SideKind { kFile, kModel };  // kFile: images or statistics
 
-// What rank 0 finds out about a path and tells the others: a run folder's newest checkpoint must be the same one on all
-// ranks, and one rank reads for the hash.
-struct SideIdentity {
+// What rank 0 finds out about a path and tells the others: as ModelIdentity, of files too; one rank reads for the hash.
+struct SideIdentity : ModelIdentity {
   SideKind kind = SideKind::kFile;
-  std::string path;    // of a run folder, that of its newest checkpoint
-  std::string sha256;  // of the file or files; of a checkpoint, of its manifest, which holds checksums of all the rest
 
   std::string Pack() const;
   static SideIdentity Unpack(const std::string& packed);
 };
-// Reads all of the file or files. A model is a .safetensors file, a checkpoint or a run folder.
+// Reads all of the file or files.
 absl::StatusOr<SideIdentity> IdentifySide(const std::string& path);
 
 struct EvaluationSide {
   std::optional<ReferenceStatistics> statistics;
   std::unique_ptr<ImageSource> images;  // null: statistics only
+  std::optional<int64_t> count;         // images that a Frechet distance is of; not there: statistics do not say
   nlohmann::ordered_json description;   // for the report
   int64_t chunk = 512;                  // images that are done and stored at once
 };
 
-// The first `num` images (0: all) at an identified path, or its statistics; of an npz that holds both, both where
-// `take_statistics`, else the images. InvalidArgument (exit code 64) where there are fewer.
+// The first `num` images (0: all) at an identified path, or its statistics. Of an npz that holds both the statistics
+// are taken too, where `take_statistics` and no number of images is asked for. InvalidArgument (exit code 64) where
+// there are fewer.
 absl::StatusOr<EvaluationSide> OpenFileSide(const SideIdentity& identity, int64_t num, bool take_statistics);
 
 // `num` samples of a model as `request` says.

@@ -1,7 +1,6 @@
 #include "trainer/evaluate/extract_features.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <utility>
 
@@ -16,12 +15,9 @@
 namespace shardit {
 namespace {
 
-using Clock = std::chrono::steady_clock;
-
 constexpr CallSite kPresentSite{"stored chunks", /*control=*/true};
 constexpr CallSite kPixelSite{"pixels"};
 constexpr CallSite kFeatureSite{"features"};
-constexpr std::chrono::seconds kProgressPeriod(10);
 
 class Extraction {
  public:
@@ -39,21 +35,14 @@ class Extraction {
   }
 
   absl::StatusOr<FeatureSet> Run() {
-    RETURN_IF_ERROR(FindWork());
-    const int64_t ranks = crew_.comm.size(), count = static_cast<int64_t>(work_.size());
-    Clock::time_point told = Clock::now();
-    for (int64_t begin = 0; begin < count; begin += ranks) {
-      const int64_t mine = begin + crew_.comm.rank();
-      absl::Status status;
-      pixels_.clear();
-      if (mine < count) status = Extract(work_[static_cast<size_t>(mine)]);
-      RETURN_IF_ERROR(AgreeStatus(crew_.comm, status));
-      RETURN_IF_ERROR(HandOverPixels(begin));
-      if (Clock::now() - told > kProgressPeriod && crew_.comm.rank() == 0) {
-        LOG_INFO("extracted {} of {} chunks of {}", std::min(begin + ranks, count), count, options_.name);
-        told = Clock::now();
-      }
-      RETURN_IF_ERROR(CheckStop(crew_));
+    FindWork();
+    const bool kept = options_.pixel_store != nullptr, hand_over = !options_.wanted.empty();
+    std::function<absl::Status(int64_t)> after_round;
+    if (hand_over && !kept) after_round = [this](int64_t begin) { return HandOverRound(begin); };
+    const auto body = [this](int64_t chunk) { return Do(chunk); };
+    RETURN_IF_ERROR(DealChunks(crew_, work_, options_.name, body, after_round));
+    if (hand_over && kept) {
+      RETURN_IF_ERROR(AgreeStatus(crew_.comm, crew_.comm.rank() == 0 ? HandOverStored() : absl::OkStatus()));
     }
     RETURN_IF_ERROR(Collect());
     RETURN_IF_ERROR(CheckFinite());
@@ -65,32 +54,65 @@ class Extraction {
     return {chunk * options_.chunk, std::min((chunk + 1) * options_.chunk, set_.count)};
   }
 
-  // Which chunks are stored, as rank 0 sees it, and which are to be done.
-  absl::Status FindWork() {
-    const int64_t chunks = CeilDiv(set_.count, options_.chunk);
-    present_.assign(static_cast<size_t>(chunks), 0);
-    if (options_.store != nullptr) {
-      if (crew_.comm.rank() == 0) present_ = options_.store->Present({0, chunks});
-      crew_.comm.Broadcast(present_.data(), chunks, 0, kPresentSite).Wait();
+  int64_t chunks() const { return CeilDiv(set_.count, options_.chunk); }
+  bool Wants(int64_t chunk) const {
+    return !options_.wanted.empty() && options_.wanted[static_cast<size_t>(chunk)] != 0;
+  }
+  bool Has(const std::vector<uint8_t>& present, int64_t chunk) const {
+    return present[static_cast<size_t>(chunk)] != 0;
+  }
+
+  // What a store (or none: null) holds, as rank 0 sees it.
+  template <class Store>
+  std::vector<uint8_t> FindStored(const Store* store) {
+    std::vector<uint8_t> present(static_cast<size_t>(chunks()), 0);
+    if (store == nullptr) return present;
+    if (crew_.comm.rank() == 0) present = store->Present({0, chunks()});
+    crew_.comm.Broadcast(present.data(), chunks(), 0, kPresentSite).Wait();
+    return present;
+  }
+
+  // Which chunks are to be done: those of which something is missing.
+  void FindWork() {
+    has_features_ = FindStored(options_.store);
+    has_pixels_ = FindStored(options_.pixel_store);
+    bool any = false;
+    for (int64_t chunk = 0; chunk < chunks(); ++chunk) {
+      any = any || Has(has_features_, chunk);
+      if (!Has(has_features_, chunk) || (Wants(chunk) && !Has(has_pixels_, chunk))) work_.push_back(chunk);
     }
-    int64_t stored = 0;
-    for (int64_t chunk = 0; chunk < chunks; ++chunk) {
-      const bool is_stored = present_[static_cast<size_t>(chunk)] != 0;
-      stored += is_stored ? 1 : 0;
-      if (!is_stored || Images(chunk).begin < options_.images_taken) work_.push_back(chunk);
-    }
-    if (stored > 0 && crew_.comm.rank() == 0) {
-      LOG_INFO("{} of {} chunks of {} are stored: {} to extract", stored, chunks, options_.name, work_.size());
-    }
+    if (!any || crew_.comm.rank() != 0) return;
+    const int64_t missing = std::ssize(work_);
+    LOG_INFO("{} of {} chunks of {} are stored: {} to extract", chunks() - missing, chunks(), options_.name, missing);
+  }
+
+  // What is missing of a chunk, pixels first: with their features stored, a chunk counts as done.
+  absl::Status Do(int64_t chunk) {
+    RETURN_IF_ERROR(ReadPixels(chunk));
+    if (!Has(has_features_, chunk)) RETURN_IF_ERROR(Extract(chunk));
+    if (options_.store != nullptr) KillPoint("evaluate.chunk_stored");
     return absl::OkStatus();
   }
+
+  absl::Status ReadPixels(int64_t chunk) {
+    const ImageShape& shape = source_.shape();
+    if (Has(has_pixels_, chunk)) {
+      ASSIGN_OR_RETURN(const std::string bytes, options_.pixel_store->Read(chunk));
+      pixels_.assign(bytes.begin(), bytes.end());
+      return absl::OkStatus();
+    }
+    pixels_.resize(static_cast<size_t>(Images(chunk).size() * (shape.bytes() / shape.count)));
+    RETURN_IF_ERROR(source_.Read(Images(chunk).begin, pixels_));
+    if (options_.pixel_store == nullptr || !Wants(chunk)) return absl::OkStatus();
+    return options_.pixel_store->Write(chunk, PixelBytes());
+  }
+
+  std::string_view PixelBytes() const { return {reinterpret_cast<const char*>(pixels_.data()), pixels_.size()}; }
 
   absl::Status Extract(int64_t chunk) {
     const Range images = Images(chunk);
     ImageShape shape = source_.shape();
     const int64_t image_bytes = shape.bytes() / shape.count;
-    pixels_.resize(static_cast<size_t>(images.size() * image_bytes));
-    RETURN_IF_ERROR(source_.Read(images.begin, pixels_));
     FeatureChunk content;
     FeatureBatch batch;
     for (int64_t done = 0; done < images.size(); done += shape.count) {
@@ -104,10 +126,7 @@ class Extraction {
       content.logits.insert(content.logits.end(), batch.logits.begin(), batch.logits.end());
     }
     Keep(chunk, content);
-    if (options_.store == nullptr || present_[static_cast<size_t>(chunk)] != 0) return absl::OkStatus();
-    RETURN_IF_ERROR(options_.store->Write(chunk, content));
-    KillPoint("evaluate.chunk_stored");
-    return absl::OkStatus();
+    return options_.store == nullptr ? absl::OkStatus() : options_.store->Write(chunk, content);
   }
 
   void Keep(int64_t chunk, const FeatureChunk& content) {
@@ -121,26 +140,38 @@ class Extraction {
     }
   }
 
-  // Chunks of a round lie on the ranks in order, so what is gathered is in order too.
-  absl::Status HandOverPixels(int64_t begin) {
-    const Range first = Images(work_[static_cast<size_t>(begin)]);
-    if (first.begin >= options_.images_taken) return absl::OkStatus();
-    const std::string_view bytes(reinterpret_cast<const char*>(pixels_.data()), pixels_.size());
-    const std::vector<std::string> parts = crew_.comm.GatherBytes(bytes, 0, kPixelSite);
-    absl::Status taken;
-    for (size_t i = 0; i < parts.size() && taken.ok() && !parts[i].empty(); ++i) {
-      const Range images = Images(work_[static_cast<size_t>(begin) + i]);
-      if (images.begin >= options_.images_taken) break;
-      taken = options_.take_images(images.begin, {reinterpret_cast<const uint8_t*>(parts[i].data()), parts[i].size()});
+  // Chunks of a round lie on the ranks in order, so what is gathered is in order too. Collective.
+  absl::Status HandOverRound(int64_t begin) {
+    const int64_t mine = begin + crew_.comm.rank();
+    const bool has = mine < std::ssize(work_) && Wants(work_[static_cast<size_t>(mine)]);
+    // World: to rank 0, which writes.
+    const std::vector<std::string> parts =
+        crew_.comm.GatherBytes(has ? PixelBytes() : std::string_view(), 0, kPixelSite);
+    for (size_t i = 0; i < parts.size(); ++i) {
+      if (!parts[i].empty()) RETURN_IF_ERROR(Take(work_[static_cast<size_t>(begin) + i], parts[i]));
     }
-    return AgreeStatus(crew_.comm, taken);
+    return absl::OkStatus();
   }
 
-  // World: every chunk from the rank that has it, in order: rank 0 for those that were stored before.
+  absl::Status HandOverStored() {
+    for (int64_t chunk = 0; chunk < chunks(); ++chunk) {
+      if (!Wants(chunk)) continue;
+      ASSIGN_OR_RETURN(const std::string bytes, options_.pixel_store->Read(chunk));
+      RETURN_IF_ERROR(Take(chunk, bytes));
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status Take(int64_t chunk, const std::string& bytes) {
+    return options_.take_images(Images(chunk).begin, {reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size()});
+  }
+
+  // World: the features of every chunk from the rank that has them, in order: rank 0 for those that were stored before.
   absl::Status Collect() {
-    std::vector<int> owner(present_.size(), 0);
-    for (size_t i = 0; i < work_.size(); ++i) {
-      owner[static_cast<size_t>(work_[i])] = static_cast<int>(static_cast<int64_t>(i) % crew_.comm.size());
+    std::vector<int> owner(static_cast<size_t>(chunks()), 0);
+    for (int64_t i = 0; i < std::ssize(work_); ++i) {
+      const int64_t chunk = work_[static_cast<size_t>(i)];
+      if (!Has(has_features_, chunk)) owner[static_cast<size_t>(chunk)] = static_cast<int>(i % crew_.comm.size());
     }
     absl::Status read;
     if (crew_.comm.rank() == 0) read = ReadStored();
@@ -155,13 +186,10 @@ class Extraction {
   }
 
   absl::Status ReadStored() {
-    for (size_t chunk = 0, next = 0; chunk < present_.size(); ++chunk) {
-      if (next < work_.size() && work_[next] == static_cast<int64_t>(chunk)) {
-        ++next;
-        continue;
-      }
-      ASSIGN_OR_RETURN(const FeatureChunk content, options_.store->Read(static_cast<int64_t>(chunk)));
-      Keep(static_cast<int64_t>(chunk), content);
+    for (int64_t chunk = 0; chunk < chunks(); ++chunk) {
+      if (!Has(has_features_, chunk)) continue;
+      ASSIGN_OR_RETURN(const FeatureChunk content, options_.store->Read(chunk));
+      Keep(chunk, content);
     }
     return absl::OkStatus();
   }
@@ -192,9 +220,9 @@ class Extraction {
   ImageSource& source_;
   const ExtractOptions& options_;
   FeatureSet set_;
-  std::vector<uint8_t> present_;  // by chunk
-  std::vector<int64_t> work_;     // chunks to be done, ascending: the i-th by rank i mod ranks
-  std::vector<uint8_t> pixels_;   // of the chunk that was done last
+  std::vector<uint8_t> has_features_, has_pixels_;  // by chunk: stored before
+  std::vector<int64_t> work_;                       // chunks to be done, ascending: the i-th by rank i mod ranks
+  std::vector<uint8_t> pixels_;                     // of the chunk that was done last
 };
 
 }  // namespace

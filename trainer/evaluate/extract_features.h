@@ -13,6 +13,7 @@
 #include "absl/status/statusor.h"
 #include "core/tensor/rank_context.h"
 #include "model/feature_extractor.h"
+#include "trainer/chunk_store.h"
 #include "trainer/evaluate/deal.h"
 #include "trainer/evaluate/feature_rows.h"
 #include "trainer/evaluate/feature_store.h"
@@ -39,10 +40,13 @@ struct ExtractOptions {
   // Chunks found there are not extracted again, and new ones are stored. Options as of this set (samples, chunk,
   // dims). Null: none.
   FeatureStore* store = nullptr;
-  // On rank 0, called with the pixels of the first `images_taken` images, in order (perhaps of a few more: whole
-  // chunks). Such chunks are read again even where their features are stored.
+  // Pixels that are wanted beside the features: 1 for each such chunk, equal on all ranks; empty: none. `take_images`
+  // is called on rank 0 with those of every such chunk, in order.
+  std::vector<uint8_t> wanted;
   std::function<absl::Status(int64_t first, std::span<const uint8_t> pixels)> take_images;
-  int64_t images_taken = 0;  // equal on all ranks
+  // Where wanted pixels are kept too, so that after an interruption no image is read (or drawn) twice. Null: images of
+  // wanted chunks are read again even where their features are stored.
+  ChunkStore* pixel_store = nullptr;
 };
 
 // Collective; every rank gets the same status. After every round of chunks, one a rank, the ranks agree on errors and

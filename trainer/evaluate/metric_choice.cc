@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -9,6 +10,7 @@
 #include "core/base/file.h"
 #include "core/base/log.h"
 #include "core/base/status_macros.h"
+#include "model/inception.h"
 #include "trainer/extractor/extractor_file.h"
 #include "trainer/run_config/exit_code.h"
 
@@ -148,6 +150,23 @@ absl::Status CheckEvaluateRequest(const EvaluateRequest& request) {
   return absl::OkStatus();
 }
 
+std::string ResizeDoubt(const MetricInputs& inputs) {
+  const ExtractorInfo* extractor = inputs.extractor;
+  if (extractor == nullptr || extractor->architecture != kInceptionArchitecture || inputs.request.tf1_resize) return "";
+  const auto is_resized = [](const EvaluationSide* side) {
+    if (side == nullptr || side->images == nullptr) return false;
+    const ImageShape& shape = side->images->shape();
+    return shape.height != InceptionV3::kSide || shape.width != InceptionV3::kSide;
+  };
+  const EvaluationSide *samples = &inputs.samples, *reference = inputs.reference;
+  for (const auto& [statistics, images] : {std::pair{reference, samples}, {samples, reference}}) {
+    if (statistics == nullptr || !statistics->statistics.has_value() || !is_resized(images)) continue;
+    return absl::StrCat("statistics ", PathOf(*statistics), " do not say how their images were resized: published ",
+                        "ones, of TensorFlow's graph, need --resize tf1");
+  }
+  return "";
+}
+
 absl::StatusOr<ChosenMetrics> ChooseMetrics(const MetricInputs& inputs) {
   RETURN_IF_ERROR(CheckSides(inputs));
   const EvaluateRequest& request = inputs.request;
@@ -177,7 +196,10 @@ absl::StatusOr<ChosenMetrics> ChooseMetrics(const MetricInputs& inputs) {
     chosen.reference_features = inputs.reference->images != nullptr && (needed || chosen.precision_recall);
     chosen.reference_accuracy = chosen.reference_features && Judged(inputs, *inputs.reference);
   }
-  if (chosen.frechet) WarnOfRank(inputs);
+  if (chosen.frechet) {
+    WarnOfRank(inputs);
+    if (const std::string doubt = ResizeDoubt(inputs); !doubt.empty()) LOG_WARN("{}", doubt);
+  }
   return chosen;
 }
 

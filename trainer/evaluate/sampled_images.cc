@@ -1,12 +1,12 @@
 #include "trainer/evaluate/sampled_images.h"
 
 #include <algorithm>
-#include <cmath>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "core/base/check.h"
+#include "core/base/status_macros.h"
 #include "trainer/image_set.h"
 #include "trainer/run_config/exit_code.h"
 
@@ -29,14 +29,7 @@ class SampledImages : public ImageSource {
     const int64_t bytes = shape_.bytes() / shape_.count, count = static_cast<int64_t>(pixels.size()) / bytes;
     CHECK(count * bytes == static_cast<int64_t>(pixels.size()) && first >= 0 && count <= shape_.count - first)
         << "[SampledImages] " << pixels.size() << " bytes from sample " << first;
-    const std::vector<float> latents = sampler_.Draw(first, count);
-    const auto bad = std::find_if(latents.begin(), latents.end(), [](float value) { return !std::isfinite(value); });
-    if (bad != latents.end()) {
-      return WithExitCode(absl::InvalidArgumentError(
-                              absl::StrCat("sample ", first + (bad - latents.begin()) / bytes,
-                                           " is not finite: the model has diverged; evaluate an earlier checkpoint")),
-                          ExitCode::kNumerics);
-    }
+    ASSIGN_OR_RETURN(const std::vector<float> latents, sampler_.Draw(first, count));
     const PixelSet set = LatentsToPixels(latents, count, sampler_.config());
     std::copy(set.pixels.begin(), set.pixels.end(), pixels.begin());
     return absl::OkStatus();
@@ -51,11 +44,11 @@ class SampledImages : public ImageSource {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<ImageSource>> MakeSampledImages(ModelSampler sampler, int64_t num) {
-  const int64_t channels = sampler.config().channels;
-  if (channels != 1 && channels != 3) {
-    return WithExitCode(absl::InvalidArgumentError(absl::StrCat(
-                            "the model's latents have ", channels,
-                            " channels; expected images, with 1 or 3: decode its samples and give the images as npz")),
+  if (!LatentsAreImages(sampler.config())) {
+    return WithExitCode(absl::InvalidArgumentError(
+                            absl::StrCat("the model's latents have ", sampler.config().channels,
+                                         " channels; expected images, with 1 or 3: draw with ",
+                                         "shardit sample --out X.npz, decode its latents, and give the images as npz")),
                         ExitCode::kUsage);
   }
   return std::make_unique<SampledImages>(std::move(sampler), num);

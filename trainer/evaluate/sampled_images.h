@@ -11,8 +11,7 @@
 namespace shardit {
 
 // The first `num` samples of the model, with their classes as labels. InvalidArgument (exit code 64) where the model's
-// latents are not images, with neither 1 nor 3 channels. Reading a sample that is not finite, of a model that has
-// diverged, is an InvalidArgument with exit code 77: as bytes it would look like a black image.
+// latents are not images, with neither 1 nor 3 channels. Errors of reading: those of ModelSampler::Draw.
 absl::StatusOr<std::unique_ptr<ImageSource>> MakeSampledImages(ModelSampler sampler, int64_t num);
 
 }  // namespace shardit
