@@ -45,17 +45,35 @@ std::string HostName() {
   return name;
 }
 
+// Which device each rank has: the same text for the same device, however its process numbers it. Collective.
+std::vector<std::string> DevicesOf(Communicator& host, Device device) {
+  return host.AllGatherBytes(absl::StrCat(HostName(), " ", cuda::DeviceBusId(device)), {"devices", /*control=*/true});
+}
+
 // Every rank has a device of its own, and NCCL. Collective.
 bool NcclFits(Communicator& host, Device device) {
-  const std::string mine =
-      absl::StrCat(cuda::NcclMissing().ok() ? "nccl " : "none ", HostName(), " ", cuda::DeviceBusId(device));
-  std::vector<std::string> all = host.AllGatherBytes(mine, {"devices", /*control=*/true});
-  std::sort(all.begin(), all.end());
-  const bool distinct = std::adjacent_find(all.begin(), all.end()) == all.end();
-  return distinct && std::all_of(all.begin(), all.end(), [](const std::string& s) { return s.starts_with("nccl "); });
+  int32_t missing = cuda::NcclMissing().ok() ? 0 : 1;
+  host.AllReduce(&missing, &missing, 1, ReduceOp::kMax, {"nccl", /*control=*/true}).Wait();
+  std::vector<std::string> devices = DevicesOf(host, device);
+  std::sort(devices.begin(), devices.end());
+  return missing == 0 && std::adjacent_find(devices.begin(), devices.end()) == devices.end();
 }
 
 }  // namespace
+
+int RanksOnDevice(Communicator& host, Device device) {
+  const std::vector<std::string> devices = DevicesOf(host, device);
+  return static_cast<int>(std::count(devices.begin(), devices.end(), devices[static_cast<size_t>(host.rank())]));
+}
+
+int64_t DeviceCommBytes(int ranks, bool messages) {
+  // NCCL's buffers of a channel, by protocol (buffer sizes in its src/init.cc): simple 4 MiB, LL128 4.7 MiB, LL 0.5
+  // MiB. A GPU with NVLink has up to 24 channels, a lane of messages at most 8, and a rank 4 lanes.
+  constexpr double kChannelMiB = 9.2;
+  constexpr int kChannels = 24, kLaneChannels = 8, kLanes = 4;
+  if (ranks == 1) return 0;
+  return static_cast<int64_t>(kChannelMiB * (kChannels + (messages ? kLanes * kLaneChannels : 0))) << 20;
+}
 
 absl::StatusOr<std::unique_ptr<Communicator>> MakeDeviceComm(Communicator& host, RankContext& context,
                                                              const DeviceCommOptions& options) {

@@ -41,4 +41,10 @@ struct DeviceCommOptions {
 absl::StatusOr<std::unique_ptr<Communicator>> MakeDeviceComm(Communicator& host, RankContext& context,
                                                              const DeviceCommOptions& options = {});
 
+// How many of the ranks, this one among them, have its device. Collective over `host`; `device` is on CUDA.
+int RanksOnDevice(Communicator& host, Device device);
+
+// About what NCCL takes of each rank's device for MakeDeviceComm's communicator, beside the rank's allocator.
+int64_t DeviceCommBytes(int ranks, bool messages);
+
 }  // namespace shardit

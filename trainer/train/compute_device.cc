@@ -1,16 +1,20 @@
 #include "trainer/train/compute_device.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <limits>
 #include <string>
 
 #include "absl/strings/str_cat.h"
-#include "core/base/math.h"
+#include "core/base/log.h"
 #include "core/cuda/device_query.h"
 #include "core/cuda/peak_flops.h"
 #include "core/tensor/device_memory.h"
 #include "parallel/comm/agree_status.h"
+#include "parallel/comm/device_comm.h"
 #include "trainer/run_config/exit_code.h"
+#include "trainer/train/step_comms.h"
 
 namespace shardit {
 namespace {
@@ -35,27 +39,37 @@ absl::Status CheckGpu(const World& world) {
 
 absl::StatusOr<Device> ChooseDevice(World& world, DeviceChoice choice, Precision precision) {
   const absl::Status gpu = choice == DeviceChoice::kCpu ? Refuse("") : CheckGpu(world);
-  int32_t missing = gpu.ok() ? 0 : 1;
+  const bool has_driver = access("/dev/nvidiactl", F_OK) == 0;
+  int32_t facts[] = {gpu.ok() ? 0 : 1, has_driver ? 1 : 0};
   // World: with one host that has no GPU, AUTO means the CPU for everybody.
-  world.comm().AllReduce(&missing, &missing, 1, ReduceOp::kMax, {.tag = "device", .control = true}).Wait();
+  world.comm().AllReduce(facts, facts, 2, ReduceOp::kMax, {.tag = "device", .control = true}).Wait();
+  const bool missing = facts[0] != 0;
+  if (choice == DeviceChoice::kAuto && missing && facts[1] != 0 && world.rank() == 0) {
+    LOG_WARN("train.device: AUTO takes the CPU, although a host has NVIDIA's driver (/dev/nvidiactl): {}",
+             gpu.ok()         ? "another host has no GPU that can be used"
+             : !cuda::Built() ? "this program was built without CUDA code"
+             : has_driver     ? cuda::WhyNoDevice()
+                              : "this host has no GPU");
+  }
   absl::Status verdict;
   if (choice == DeviceChoice::kCuda) verdict = gpu;
-  if (missing != 0 && verdict.ok() && precision != Precision::kFp32) {
+  if (missing && verdict.ok() && precision != Precision::kFp32) {
     verdict = Refuse(absl::StrCat("train.precision: ", precision == Precision::kBf16 ? "BF16" : "TF32",
                                   " needs a GPU on every host (CPUs compute in fp32); set train.precision to FP32, or "
                                   "run where `shardit doctor` shows a GPU"));
   }
   const absl::Status agreed = AgreeStatus(world.comm(), verdict);
   if (!agreed.ok()) return verdict.ok() ? WithExitCode(agreed, ExitCode::kUsage) : verdict;
-  if (missing != 0) return Device::Cpu();
+  if (missing) return Device::Cpu();
   return Device::Cuda(world.local_rank() % static_cast<int>(cuda::Devices().size()));
 }
 
-int64_t MemoryBudget(const World& world, Device device) {
-  constexpr int64_t kOutside = int64_t{512} << 20;  // bytes: cuBLASLt's and kernels' scratch, NCCL's buffers, modules
-  const int64_t devices = static_cast<int64_t>(cuda::Devices().size());
-  const int64_t sharers = CeilDiv(int64_t{world.local_size()}, devices);
-  return std::max<int64_t>(0, cuda::MemoryInfo(device).free_bytes - kOutside) / sharers;
+int64_t MemoryBudget(World& world, Device device, const MeshShape& shape) {
+  // Bytes: the code of cuBLASLt and NCCL, which is loaded whole, cuBLASLt's workspace, kernels' scratch and trials.
+  constexpr int64_t kOutside = int64_t{1} << 30;
+  const int sharers = RanksOnDevice(world.comm(), device);
+  const int64_t comms = sharers == 1 ? StepComms::DeviceBytes(shape) : 0;  // ranks that share a device have no NCCL
+  return std::max<int64_t>(0, cuda::MemoryInfo(device).free_bytes / sharers - kOutside - comms);
 }
 
 double PeakFlops(Device device) {

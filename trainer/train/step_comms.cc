@@ -3,7 +3,9 @@
 #include <string>
 #include <utility>
 
+#include "core/base/log.h"
 #include "parallel/comm/device_comm.h"
+#include "parallel/comm/nccl_comm.h"
 
 namespace shardit {
 namespace {
@@ -37,6 +39,11 @@ StepComms::StepComms(Mesh& mesh)
 
 StepComms::StepComms(Mesh& mesh, RankContext& context) : StepComms(mesh) {
   if (!context.on_cuda()) return;
+  const bool own_devices = mesh.world().size() > 1 && RanksOnDevice(mesh.world(), context.device()) == 1;
+  if (const absl::Status missing = cuda::NcclMissing(); own_devices && mesh.world().rank() == 0 && !missing.ok()) {
+    LOG_WARN("no NCCL: messages between GPUs pass through the hosts, and steps are not recorded in a graph; {}",
+             std::string(missing.message()));
+  }
   owned_gradients_ = OnDevice(mesh.dp(), context);
   owned_tensor_ = OnDevice(mesh.tp(), context);
   owned_pipeline_ = OnDevice(mesh.pp(), context, {.messages = true});
@@ -47,6 +54,11 @@ StepComms::StepComms(Mesh& mesh, RankContext& context) : StepComms(mesh) {
   tensor_ = owned_tensor_.get();
   pipeline_ = owned_pipeline_.get();
   sums_ = owned_sums_.get();
+}
+
+int64_t StepComms::DeviceBytes(const MeshShape& shape) {
+  return 2 * DeviceCommBytes(shape.dp, /*messages=*/false) + 2 * DeviceCommBytes(shape.tp, /*messages=*/false) +
+         DeviceCommBytes(shape.pp, /*messages=*/true) + DeviceCommBytes(shape.pp * shape.dp * shape.tp, false);
 }
 
 std::vector<Communicator*> StepComms::all() const {

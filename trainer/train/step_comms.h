@@ -29,6 +29,9 @@ class StepComms {
   Communicator& sums() const { return *sums_; }        // world: losses and norm of a step
   Communicator& control() const { return *control_; }  // world, host memory: flags, statuses, held-out losses
 
+  // About what they take of a rank's GPU, where each rank has its own.
+  static int64_t DeviceBytes(const MeshShape& shape);
+
   // Those that carry a step, each once.
   std::vector<Communicator*> all() const;
 

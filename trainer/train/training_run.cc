@@ -57,10 +57,9 @@ absl::StatusOr<std::unique_ptr<TrainingRun>> TrainingRun::Create(World& world, c
   RETURN_IF_ERROR(RunGuards::AgreeOnStart(world, request.config, *data->training));
   const absl::StatusOr<std::optional<double>> job_end = JobEnd::FromEnvironment();
   RETURN_IF_ERROR(AgreeStatus(world.comm(), job_end.status()));
-  ASSIGN_OR_RETURN(const int64_t reserve_bytes, PlanMemory(world, request.config.options, device));
-  auto run = std::unique_ptr<TrainingRun>(new TrainingRun(
-      world, request, {device, reserve_bytes, train.precision, train.deterministic, /*tune=*/mesh->shape().tp == 1},
-      *std::move(mesh), *std::move(data), *job_end));
+  ASSIGN_OR_RETURN(const RankDevice rank_device, PlanMemory(world, request.config.options, device));
+  auto run = std::unique_ptr<TrainingRun>(
+      new TrainingRun(world, request, rank_device, *std::move(mesh), *std::move(data), *job_end));
   RETURN_IF_ERROR(run->LoadOrInitialize());
   return run;
 }
@@ -99,16 +98,21 @@ TrainingRun::TrainingRun(World& world, const TrainRequest& request, const RankDe
   if (!request_.trace.empty()) context_.timeline().Enable();
   SetFailureReport([this] { return LastOperations(); });
   if (context_.on_cuda()) {
-    context_.allocator().set_advice([this, budget = MemoryBudget(world, device.device) + device.reserve_bytes] {
-      return MemoryAdvice(options_, mesh_.shape(), budget);
-    });
+    context_.allocator().set_advice(
+        [this, budget = device.budget_bytes] { return MemoryAdvice(options_, mesh_.shape(), budget); });
   }
 }
 
-absl::StatusOr<int64_t> TrainingRun::PlanMemory(World& world, const RunOptions& options, Device device) {
-  if (device.is_cpu()) return 0;
+absl::StatusOr<RankDevice> TrainingRun::PlanMemory(World& world, const RunOptions& options, Device device) {
+  const TrainOptions& train = options.train;
   const MeshShape shape = ShapeOf(options);
-  const int64_t planned = PlannedGpuMemory(options, shape).peak_bytes_in_use, budget = MemoryBudget(world, device);
+  RankDevice plan{.device = device,
+                  .precision = train.precision,
+                  .deterministic = train.deterministic,
+                  .tune = shape.tp == 1};
+  if (device.is_cpu()) return plan;
+  const int64_t planned = PlannedGpuMemory(options, shape).peak_bytes_in_use;
+  const int64_t budget = MemoryBudget(world, device, shape);
   absl::Status fits;
   if (planned > budget) {
     fits = WithExitCode(
@@ -119,7 +123,9 @@ absl::StatusOr<int64_t> TrainingRun::PlanMemory(World& world, const RunOptions& 
   if (!agreed.ok()) return fits.ok() ? WithExitCode(agreed, ExitCode::kUsage) : fits;
   // Parts of the arena that no request fits cost a few percent.
   constexpr double kSlack = 1.02;
-  return std::min(static_cast<int64_t>(kSlack * static_cast<double>(planned)), budget);
+  plan.reserve_bytes = std::min(static_cast<int64_t>(kSlack * static_cast<double>(planned)), budget);
+  plan.budget_bytes = budget;
+  return plan;
 }
 
 TrainingRun::~TrainingRun() { SetFailureReport(nullptr); }

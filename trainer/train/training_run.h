@@ -43,9 +43,9 @@ class TrainingRun {
   TrainingRun(World& world, const TrainRequest& request, const RankDevice& device, Mesh mesh, Data data,
               std::optional<double> job_end);
 
-  // Bytes that the rank is to take of its GPU, by plan; 0 on a CPU. Before anything large is allocated, a run that
-  // would not fit is refused with the changes that would make it.
-  static absl::StatusOr<int64_t> PlanMemory(World& world, const RunOptions& options, Device device);
+  // How the rank computes on the device, and on a GPU how much of its memory it is to take, by plan. Before anything
+  // large is allocated, a run that would not fit is refused with the changes that would make it.
+  static absl::StatusOr<RankDevice> PlanMemory(World& world, const RunOptions& options, Device device);
   // For the report of a failed CHECK.
   std::string LastOperations();
   static absl::StatusOr<Data> OpenData(const RunOptions& options);
