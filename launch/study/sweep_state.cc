@@ -8,9 +8,11 @@
 #include "absl/strings/str_join.h"
 #include "core/base/file.h"
 #include "core/base/status_macros.h"
+#include "launch/study/hash_cache.h"
 #include "launch/study/run_files.h"
 #include "trainer/checkpoint/checkpoint_names.h"
 #include "trainer/checkpoint/checkpoint_reader.h"
+#include "trainer/evaluate/image_source.h"
 #include "trainer/extractor/file_hash.h"
 #include "trainer/run_config/exit_code.h"
 #include "trainer/run_config/text_scan.h"
@@ -48,10 +50,28 @@ bool IsText(const Json& object, const char* key, const std::string& expected) {
   return found != object.end() && found->is_string() && found->get<std::string>() == expected;
 }
 
+// Extractors and references may have gigabytes, and every scored step of every run is compared with them after every
+// task.
+absl::StatusOr<std::string> FileHash(const std::string& path) {
+  static HashCache* const cache = new HashCache(Sha256OfFile);
+  return cache->Of(path);
+}
+
+absl::StatusOr<std::string> ImagesHash(const std::string& path) {
+  static HashCache* const cache = new HashCache(ImageSourceSha256);
+  return cache->Of(path);
+}
+
 // A file's hash, where both are there to be compared.
 bool IsHash(const Json& object, const char* key, const std::string& path) {
-  const absl::StatusOr<std::string> hash = Sha256OfFile(path);
+  const absl::StatusOr<std::string> hash = FileHash(path);
   return !hash.ok() || IsText(object, key, *hash);
+}
+
+// By content, so that a file replaced in place is another reference; by name where it is no longer there.
+bool IsReference(const Json& object, const std::string& path) {
+  const absl::StatusOr<std::string> hash = ImagesHash(path);
+  return hash.ok() ? IsText(object, "sha256", *hash) : IsText(object, "path", path);
 }
 
 Json Section(const Json& document, const char* key) {
@@ -92,7 +112,7 @@ std::optional<Json> FindScores(const SweepStudy& sweep, const SweepRun& run, int
       IsNumber(samples, "step", static_cast<double>(step)) &&
       IsHash(samples, "sha256", JoinPath(sweep.CheckpointPath(run, step), std::string(kManifestFile)));
   const bool same_measure = IsNumber(*document, "bootstrap", static_cast<double>(asked.bootstrap)) &&
-                            IsText(Section(*document, "reference"), "path", asked.reference) &&
+                            IsReference(Section(*document, "reference"), asked.reference) &&
                             IsHash(Section(*document, "extractor"), "sha256", asked.extractor);
   return same_samples && same_measure ? document : std::nullopt;
 }

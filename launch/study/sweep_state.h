@@ -22,7 +22,8 @@ absl::StatusOr<bool> TrainingIsDone(const SweepStudy& sweep, const SweepRun& run
 int64_t NewestStep(const SweepStudy& sweep, const SweepRun& run);
 
 // The scores of a step, as `evaluate` wrote them, if they are those of this sweep: same samples and sampling, same
-// reference, same extractor to the bit, and drawn from the checkpoint that is there (where it still is).
+// reference and extractor to the bit, and drawn from the checkpoint that is there. A file that is gone is not compared
+// (of the reference its path still is). Large files are hashed once a process. Thread-safe.
 std::optional<nlohmann::ordered_json> FindScores(const SweepStudy& sweep, const SweepRun& run, int64_t step);
 
 // Trained and scored at every step. The errors of TrainingIsDone.

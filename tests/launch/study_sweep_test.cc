@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
 #include "launch/study/run_files.h"
 #include "launch/study/sweep.h"
 #include "launch/study/sweep_cost.h"
@@ -15,6 +16,7 @@
 #include "launch/study/sweep_state.h"
 #include "launch/study/sweep_tasks.h"
 #include "model/dit_variants.h"
+#include "trainer/extractor/file_hash.h"
 #include "trainer/run_config/exit_code.h"
 
 namespace shardit {
@@ -272,6 +274,30 @@ TEST_F(SweepFolder, ScoresCountOnlyIfTheyAreTheseOnes) {
     other.replace(other.find(old_text), old_text.size(), new_text);
     EXPECT_THAT(has(other), IsEmpty()) << new_text;
   }
+}
+
+TEST_F(SweepFolder, ScoresCountAgainstTheReferenceThatIsThere) {
+  Write("reference.h5", "images");
+  const std::string reference = folder_ + "/reference.h5";
+  Write("sweep.textproto", absl::StrReplaceAll(sweep_.text, {{"r.npz", reference}}));
+  const auto count = [&](const std::string& path, const std::string& sha256) {
+    Write(absl::StrCat(kA, "evaluation/0000010.json"),
+          absl::StrCat(R"({"fd": 3, "n": 6, "bootstrap": 200, "reference": {"path": ")", path,
+                       R"(", "kind": "images", "sha256": ")", sha256, R"("}, "extractor": {"sha256": "0"}, "samples":)",
+                       R"( {"step": 10, "sampler": "ddpm", "steps": 250, "cfg_scale": 1.0, "cfg_channels": 3,)",
+                       R"( "seed": 0, "weights": "ema"}})"));
+    return Collect()["runs"][0]["evaluations"].size();
+  };
+  const std::string before = *Sha256OfFile(reference);
+  EXPECT_EQ(count(reference, before), 1);
+  EXPECT_EQ(count("moved.h5", before), 1);
+  EXPECT_EQ(count(reference, std::string(64, '0')), 0);
+  Write("reference.h5", "other images");  // in place
+  EXPECT_EQ(count(reference, before), 0);
+  EXPECT_EQ(count(reference, *Sha256OfFile(reference)), 1);
+  std::filesystem::remove(reference);
+  EXPECT_EQ(count(reference, before), 1);
+  EXPECT_EQ(count("moved.h5", before), 0);
 }
 
 TEST_F(SweepFolder, AnotherRunInAFolderIsAnError) {
