@@ -56,7 +56,7 @@ absl::Status Run(const Flags& flags) {
   ASSIGN_OR_RETURN(const ReportContent content, MakeReport(options));
   RETURN_IF_ERROR(WriteReport(content, options));
   for (const std::string& problem : content.study.problems) spdlog::warn("report: {}", problem);
-  return Print(flags.json ? ReportJson(content).dump(2) : Summary(content, options));
+  return Print(flags.json ? JsonText(ReportJson(content)) : Summary(content, options));
 }
 
 }  // namespace

@@ -90,6 +90,8 @@ std::optional<Interval> IntervalField(const Json& object, const char* key) {
   return interval;
 }
 
+std::string JsonText(const Json& document) { return document.dump(2, ' ', false, Json::error_handler_t::replace); }
+
 std::vector<std::pair<std::string, std::string>> Flatten(const Json& object) {
   std::vector<std::pair<std::string, std::string>> fields;
   if (object.is_object()) FlattenInto(object, "", 0, &fields);

@@ -28,6 +28,10 @@ std::string TextField(const Json& object, const char* key);  // clean; empty whe
 // An array of two numbers in order.
 std::optional<Interval> IntervalField(const Json& object, const char* key);
 
+// Indented text of a document of ours. Paths in it are bytes that nobody promised to be UTF-8: what is none becomes
+// U+FFFD.
+std::string JsonText(const Json& document);
+
 // Every scalar below `object` with its path, "extractor.sha256", as clean text, in the document's order.
 std::vector<std::pair<std::string, std::string>> Flatten(const Json& object);
 

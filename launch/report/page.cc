@@ -171,7 +171,8 @@ Markup ScalingSectionMarkup(const ScalingSection& section) {
     content += Heading(3, words);
     content += FigureMarkup(
         section.figures, absl::StrCat("scaling_", mode),
-        "Efficiency: images/s of a rank over those of the fewest ranks. Dashed: ideal. Hollow: what the planner says.",
+        "A curve is a series: one layout on growing worlds. Efficiency: images/s of a rank over those in the series' "
+        "smallest world, none where that was not measured. Dashed: ideal. Hollow: what the planner says.",
         absl::StrCat("No point of ", mode, " scaling was measured."));
   }
   content += Heading(3, "Speed");

@@ -16,16 +16,19 @@ namespace {
 constexpr const char* kMetrics[] = {"fid", "fd", "sfid", "sfd", "is", "precision", "recall", "class_agreement"};
 
 // What is equal in all evaluations of a sound study, here made visible should it not be: scores by another extractor,
-// from other numbers of samples or by another sampler are different quantities.
+// against another reference, from other numbers of samples or by another sampler are different quantities. Files are
+// told apart by their hashes: paths change when a study is moved, and stay when a file is replaced.
 std::string IdentityOf(const Json& document, const Evaluation& evaluation) {
   std::string identity = evaluation.score_name();
   const Json& extractor = Member(document, "extractor");
+  const Json& reference = Member(document, "reference");
   const Json& samples = Member(document, "samples");
   for (const char* key : {"sha256", "resize"}) absl::StrAppend(&identity, "|", TextField(extractor, key));
-  absl::StrAppend(&identity, "|", evaluation.n, "|", evaluation.n_reference, "|", TextField(document, "reference"));
-  for (const char* key : {"sampler", "steps", "cfg_scale", "cfg_channels", "weights"}) {
+  absl::StrAppend(&identity, "|", evaluation.n, "|", evaluation.n_reference);
+  for (const char* key : {"kind", "sha256"}) absl::StrAppend(&identity, "|", TextField(reference, key));
+  for (const char* key : {"sampler", "steps", "eta", "cfg_scale", "cfg_channels", "weights"}) {
     const Json& value = Member(samples, key);
-    absl::StrAppend(&identity, "|", value.is_structured() ? "" : CleanText(value.dump(-1, ' ', true)));
+    absl::StrAppend(&identity, "|", value.is_structured() ? "" : CleanText(JsonText(value)));
   }
   return identity;
 }
@@ -110,6 +113,7 @@ ScalingPoint ParsePoint(const Json& document) {
   const Json& sequence_parallel = Member(document, "sequence_parallel");
   ScalingPoint point{.name = TextField(document, "name"),
                      .mode = TextField(document, "mode"),
+                     .series = TextField(document, "series"),
                      .world = CountField(document, "world"),
                      .dp = CountField(document, "dp"),
                      .tp = CountField(document, "tp"),

@@ -69,7 +69,7 @@ std::vector<double> LogTicks(Range range, size_t max_ticks) {
 std::string Ticks(const std::vector<double>& numbered, const std::vector<double>& small, bool with_numbers = true) {
   std::vector<std::string> ticks;
   for (const double tick : numbered) {
-    ticks.push_back(absl::StrCat(GnuplotString(with_numbers ? TickText(tick) : ""), " ", RoundTrip(tick)));
+    ticks.push_back(absl::StrCat(GnuplotTickLabel(with_numbers ? TickText(tick) : ""), " ", RoundTrip(tick)));
   }
   for (const double tick : small) ticks.push_back(absl::StrCat("'' ", RoundTrip(tick), " 1"));
   return absl::StrCat("(", absl::StrJoin(ticks, ", "), ")");

@@ -1,5 +1,7 @@
 #include "launch/report/read_study.h"
 
+#include <filesystem>
+#include <system_error>
 #include <utility>
 
 #include "absl/strings/match.h"
@@ -22,34 +24,48 @@ constexpr int64_t kMaxMetricsBytes = int64_t{256} << 20;
 constexpr int64_t kMaxGridBytes = int64_t{16} << 20;
 constexpr absl::string_view kPngSignature = "\x89PNG\r\n\x1a\n";
 
-// The first of `paths` that is a file; "" if none is.
-std::string FirstFile(const std::vector<std::string>& paths) {
+// The first of `paths` that is a file and, with every link followed, lies below `study`, whose own path has no links:
+// documents and links in a folder that came from elsewhere may name any file of this machine. The path returned has no
+// links.
+absl::StatusOr<std::string> FindBelow(const std::string& study, const std::vector<std::string>& paths) {
+  bool outside = false;
   for (const std::string& path : paths) {
-    if (KindOfPath(path) == PathKind::kFile) return path;
+    std::error_code error;
+    const std::string real = std::filesystem::canonical(path, error).string();
+    if (error || KindOfPath(real) != PathKind::kFile) continue;
+    if (absl::StartsWith(real, JoinPath(study, ""))) return real;
+    outside = true;
   }
-  return "";
+  return outside ? absl::PermissionDeniedError("lies outside the study's folder, and is not read")
+                 : absl::NotFoundError("is missing");
 }
 
 std::string BaseName(const std::string& path) { return path.substr(path.rfind('/') + 1); }
+
+// A path as a document in `folder` states it.
+std::string StatedPath(const std::string& folder, const std::string& stated) {
+  return absl::StartsWith(stated, "/") ? stated : JoinPath(folder, stated);
+}
 
 // Where a run's files may lie: below the study, or where the document says.
 std::vector<std::string> RunFolders(const std::string& study, const std::string& name, const std::string& stated) {
   std::vector<std::string> folders;
   const bool one_component = !name.empty() && name != "." && name != ".." && !absl::StrContains(name, '/');
   if (one_component) folders.push_back(JoinPath(JoinPath(study, "runs"), name));
-  if (!stated.empty()) {
-    folders.push_back(stated);
-    if (stated[0] != '/') folders.push_back(JoinPath(study, stated));
-  }
+  if (!stated.empty()) folders.push_back(StatedPath(study, stated));
   return folders;
 }
 
-LossCurve ReadCurve(const std::vector<std::string>& run_folders) {
+LossCurve ReadCurve(const std::string& study, const std::vector<std::string>& run_folders, const std::string& name,
+                    std::vector<std::string>* problems) {
   std::vector<std::string> paths;
   for (const std::string& folder : run_folders) paths.push_back(JoinPath(folder, "metrics.jsonl"));
-  const std::string path = FirstFile(paths);
-  const absl::StatusOr<std::string> text =
-      path.empty() ? absl::NotFoundError("no metrics") : ReadWholeFile(path, kMaxMetricsBytes);
+  const absl::StatusOr<std::string> path = FindBelow(study, paths);
+  if (absl::IsPermissionDenied(path.status())) {
+    problems->push_back(CleanText(absl::StrCat(name, ": metrics.jsonl ", path.status().message())));
+  }
+  if (!path.ok()) return LossCurve();
+  const absl::StatusOr<std::string> text = ReadWholeFile(*path, kMaxMetricsBytes);
   return text.ok() ? ParseLossCurve(*text) : LossCurve();
 }
 
@@ -58,17 +74,16 @@ void ReadGrid(const std::string& study, const std::vector<std::string>& run_fold
   if (stated.empty()) return;
   std::vector<std::string> paths;
   for (const std::string& folder : run_folders) {
-    paths.push_back(JoinPath(folder, stated));
+    paths.push_back(StatedPath(folder, stated));
     paths.push_back(JoinPath(JoinPath(folder, "evaluation"), BaseName(stated)));
   }
-  paths.push_back(JoinPath(study, stated));
-  paths.push_back(stated);
-  const std::string path = FirstFile(paths);
-  if (path.empty()) {
-    evaluation->grid_problem = "the picture of samples is missing";
+  paths.push_back(StatedPath(study, stated));
+  const absl::StatusOr<std::string> path = FindBelow(study, paths);
+  if (!path.ok()) {
+    evaluation->grid_problem = absl::StrCat("the picture of samples ", path.status().message());
     return;
   }
-  absl::StatusOr<std::string> png = ReadWholeFile(path, kMaxGridBytes);
+  absl::StatusOr<std::string> png = ReadWholeFile(*path, kMaxGridBytes);
   if (!png.ok()) {
     evaluation->grid_problem = CleanText(png.status().message());
   } else if (!absl::StartsWith(*png, kPngSignature)) {
@@ -94,12 +109,15 @@ absl::StatusOr<Sweep> ReadSweep(const std::string& folder, std::vector<std::stri
   Sweep sweep = ParseSweep(document, &grids);
   sweep.folder = folder;
   if (sweep.name.empty()) sweep.name = CleanText(BaseName(folder));
+  std::error_code error;
+  const std::string real = std::filesystem::canonical(folder, error).string();
+  if (error) return ErrnoStatus(error.value(), absl::StrCat("cannot open ", Quoted(folder)));
   for (size_t r = 0; r < sweep.runs.size(); ++r) {
     StudyRun& run = sweep.runs[r];
-    const std::vector<std::string> folders = RunFolders(folder, run.name, run.folder);
-    run.curve = ReadCurve(folders);
+    const std::vector<std::string> folders = RunFolders(real, run.name, run.folder);
+    run.curve = ReadCurve(real, folders, run.name, problems);
     for (size_t e = 0; e < run.evaluations.size(); ++e) {
-      ReadGrid(folder, folders, grids[r][e], &run.evaluations[e]);
+      ReadGrid(real, folders, grids[r][e], &run.evaluations[e]);
     }
   }
   return sweep;

@@ -119,7 +119,7 @@ absl::Status WriteReport(const ReportContent& content, const ReportOptions& opti
   for (const ScalingSection& section : content.scalings)
     RETURN_IF_ERROR(WriteFigures(section.figures, options.figures));
   RETURN_IF_ERROR(WriteFile(WithEnding(options.out, ".csv"), RunsCsv(content.study)));
-  RETURN_IF_ERROR(WriteFile(WithEnding(options.out, ".json"), ReportJson(content).dump(2) + "\n"));
+  RETURN_IF_ERROR(WriteFile(WithEnding(options.out, ".json"), JsonText(ReportJson(content)) + "\n"));
   return WriteFile(options.out, Page(content));
 }
 

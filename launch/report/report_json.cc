@@ -117,6 +117,7 @@ Json SweepJson(const SweepSection& section) {
 Json PointJson(const ScalingPoint& point) {
   return {{"name", point.name},
           {"mode", point.mode},
+          {"series", point.series},
           {"world", point.world},
           {"dp", point.dp},
           {"tp", point.tp},

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <map>
 #include <set>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -18,40 +19,72 @@ constexpr int64_t kAxisHeight = 62;  // below the panels: numbers and labels
 constexpr int64_t kKeyRowHeight = 24;
 constexpr int64_t kKeyColumns = 3;
 
-// A kind of layout: its measured and planned images/s by ranks.
+// Values by ranks. Two points on one world, as documents put together by hand may have, are both drawn.
+using Curve = std::vector<std::pair<int64_t, double>>;
+
 struct Series {
-  std::map<int64_t, double> measured, planned;
+  Curve measured, planned;                        // images/s
+  Curve measured_efficiency, planned_efficiency;  // against the smallest world
+  // The smallest world and its images/s a rank, where that was measured: what this series' ideal is. No larger world
+  // takes its place.
+  std::optional<std::pair<int64_t, double>> base;
 };
 
-// One rank has no layout: it is where every kind begins.
-std::map<std::string, Series> SeriesByKind(const Scaling& scaling, const std::string& mode) {
-  std::map<std::string, Series> kinds;
-  const auto in_mode = [&](const ScalingPoint& point) {
-    return point.mode == mode && point.world > 0 && point.images_per_s.value_or(0) > 0;
-  };
-  for (const ScalingPoint& point : scaling.points) {
-    if (in_mode(point) && point.world > 1) kinds[LayoutKind(point)];
-  }
-  for (const ScalingPoint& point : scaling.points) {
-    if (!in_mode(point)) continue;
-    if (point.world == 1 && kinds.empty()) kinds["one rank"];
-    for (auto& [kind, series] : kinds) {
-      if (point.world > 1 && kind != LayoutKind(point)) continue;
-      series.measured[point.world] = *point.images_per_s;
-      if (point.planned_images_per_s.value_or(0) > 0) series.planned[point.world] = *point.planned_images_per_s;
-    }
-  }
-  return kinds;
+// What a curve joins, and its name: documents that name no series still tell layouts apart.
+std::string SeriesName(const ScalingPoint& point) {
+  if (!point.series.empty()) return point.series;
+  const std::string kind = LayoutKind(point);
+  return kind.empty() ? "one rank" : kind;
 }
 
-// Throughput per rank relative to that of the fewest ranks: 1 is ideal in both modes.
-std::map<int64_t, double> Efficiency(const std::map<int64_t, double>& throughput) {
-  std::map<int64_t, double> efficiency;
-  for (const auto& [world, images_per_s] : throughput) {
-    const auto& [fewest, base] = *throughput.begin();
-    efficiency[world] = images_per_s / static_cast<double>(world) / (base / static_cast<double>(fewest));
+// Of points in order of their worlds. What was planned is drawn where something was measured.
+Series MakeSeries(const std::vector<const ScalingPoint*>& points) {
+  Series series;
+  const auto a_rank = [](double images_per_s, const ScalingPoint& point) {
+    return images_per_s / static_cast<double>(point.world);
+  };
+  const ScalingPoint& first = *points.front();
+  const double planned_base = a_rank(first.planned_images_per_s.value_or(0), first);
+  if (first.images_per_s.value_or(0) > 0) series.base = {first.world, a_rank(*first.images_per_s, first)};
+  for (const ScalingPoint* point : points) {
+    if (point->images_per_s.value_or(0) <= 0) continue;
+    series.measured.emplace_back(point->world, *point->images_per_s);
+    if (point->efficiency.has_value()) series.measured_efficiency.emplace_back(point->world, *point->efficiency);
+    const double planned = point->planned_images_per_s.value_or(0);
+    if (planned <= 0) continue;
+    series.planned.emplace_back(point->world, planned);
+    if (planned_base <= 0) continue;
+    series.planned_efficiency.emplace_back(point->world, a_rank(planned, *point) / planned_base);
   }
-  return efficiency;
+  return series;
+}
+
+// Those of one mode with a measured point.
+std::map<std::string, Series> SeriesByName(const Scaling& scaling, const std::string& mode) {
+  std::map<std::string, std::vector<const ScalingPoint*>> points;
+  for (const ScalingPoint& point : scaling.points) {
+    if (point.mode == mode && point.world > 0) points[SeriesName(point)].push_back(&point);
+  }
+  std::map<std::string, Series> all;
+  for (auto& [name, own] : points) {
+    std::stable_sort(own.begin(), own.end(), [](const auto* a, const auto* b) { return a->world < b->world; });
+    Series series = MakeSeries(own);
+    if (!series.measured.empty()) all[name] = std::move(series);
+  }
+  return all;
+}
+
+// The fastest ideal among the series that begin with the fewest ranks, up to `largest`; empty where no series has one.
+Curve IdealThroughput(const std::map<std::string, Series>& all, int64_t largest) {
+  std::optional<std::pair<int64_t, double>> best;
+  for (const auto& [name, series] : all) {
+    if (!series.base.has_value()) continue;
+    const auto& [world, a_rank] = *series.base;
+    if (!best.has_value() || world < best->first || (world == best->first && a_rank > best->second)) best = series.base;
+  }
+  if (!best.has_value()) return {};
+  const auto at = [&](int64_t world) { return std::pair(world, best->second * static_cast<double>(world)); };
+  return {at(best->first), at(largest)};
 }
 
 // Both panels draw the same series, of different quantities.
@@ -60,7 +93,7 @@ struct Panel {
   std::vector<std::string> items;
   std::vector<double> values;
 
-  void Add(const std::map<int64_t, double>& points, const std::string& name, const std::string& look) {
+  void Add(const Curve& points, const std::string& name, const std::string& look) {
     if (points.empty()) return;
     DataBlock block;
     for (const auto& [world, value] : points) {
@@ -73,9 +106,9 @@ struct Panel {
   std::string Plot() const { return absl::StrCat(data, "plot ", absl::StrJoin(items, ", \\\n  "), "\n"); }
 };
 
-void AddSeries(const std::map<std::string, Series>& kinds, Panel* throughput, Panel* efficiency) {
+void AddSeries(const std::map<std::string, Series>& all, Panel* throughput, Panel* efficiency) {
   size_t index = 0;
-  for (const auto& [kind, series] : kinds) {
+  for (const auto& [series_name, series] : all) {
     const std::string filled =
         absl::StrCat("linespoints lw 1.4 ps 1.1 pt ", Marker(index, true), " lc rgb '", Colour(index), "'");
     const std::string hollow =
@@ -83,16 +116,16 @@ void AddSeries(const std::map<std::string, Series>& kinds, Panel* throughput, Pa
     const std::string name = absl::StrCat("d", index++);
     throughput->Add(series.planned, "tp" + name, hollow);
     throughput->Add(series.measured, "tm" + name, filled);
-    efficiency->Add(Efficiency(series.planned), "ep" + name, hollow);
-    efficiency->Add(Efficiency(series.measured), "em" + name, filled);
+    efficiency->Add(series.planned_efficiency, "ep" + name, hollow);
+    efficiency->Add(series.measured_efficiency, "em" + name, filled);
   }
 }
 
-std::vector<std::string> KeyItems(const std::map<std::string, Series>& kinds) {
+std::vector<std::string> KeyItems(const std::map<std::string, Series>& all) {
   std::vector<std::string> items;
   bool planned = false;
-  for (const auto& [kind, series] : kinds) {
-    items.push_back(KeyMarker(Marker(items.size(), true), Colour(items.size()), kind));
+  for (const auto& [name, series] : all) {
+    items.push_back(KeyMarker(Marker(items.size(), true), Colour(items.size()), name));
     planned = planned || !series.planned.empty();
   }
   if (planned) items.push_back(KeyMarker(Marker(0, false), "#222222", "planned (hollow)"));
@@ -131,28 +164,21 @@ std::string LayoutKind(const ScalingPoint& point) {
 }
 
 std::optional<FigureScript> ScalingFigure(const Scaling& scaling, const std::string& mode) {
-  const std::map<std::string, Series> kinds = SeriesByKind(scaling, mode);
-  if (kinds.empty()) return std::nullopt;
+  const std::map<std::string, Series> all = SeriesByName(scaling, mode);
+  if (all.empty()) return std::nullopt;
   Panel throughput, efficiency;
   std::set<int64_t> worlds;
-  double base = 0;  // images/s of a rank where the ideal line begins
-  for (const auto& [kind, series] : kinds) {
+  for (const auto& [name, series] : all) {
     for (const auto& [world, images_per_s] : series.measured) worlds.insert(world);
   }
-  for (const auto& [kind, series] : kinds) {
-    const auto& [fewest, images_per_s] = *series.measured.begin();
-    if (fewest == *worlds.begin()) base = std::max(base, images_per_s / static_cast<double>(fewest));
-  }
-  const std::map<int64_t, double> ends = {{*worlds.begin(), 1.0}, {*worlds.rbegin(), 1.0}};
-  std::map<int64_t, double> ideal;
-  for (const auto& [world, one] : ends) ideal[world] = base * static_cast<double>(world);
-  throughput.Add(ideal, "ideal", "lines dt 2 lw 1.3 lc rgb '#666666'");
-  efficiency.Add(ends, "all", "lines dt 2 lw 1.3 lc rgb '#666666'");
-  AddSeries(kinds, &throughput, &efficiency);
+  const std::string ideal = "lines dt 2 lw 1.3 lc rgb '#666666'";
+  throughput.Add(IdealThroughput(all, *worlds.rbegin()), "ideal", ideal);
+  efficiency.Add({{*worlds.begin(), 1.0}, {*worlds.rbegin(), 1.0}}, "all", ideal);
+  AddSeries(all, &throughput, &efficiency);
   efficiency.values.push_back(0);
 
   const std::vector<int64_t> ticks(worlds.begin(), worlds.end());
-  const std::vector<std::string> key = KeyItems(kinds);
+  const std::vector<std::string> key = KeyItems(all);
   const int64_t key_height = kKeyRowHeight * ((static_cast<int64_t>(key.size()) + kKeyColumns - 1) / kKeyColumns) + 10;
   const int64_t height = kPanelHeight + kAxisHeight + key_height;
   const auto part = [&](int64_t pixels) { return static_cast<double>(pixels) / static_cast<double>(height); };

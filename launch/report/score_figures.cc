@@ -240,14 +240,14 @@ std::optional<FigureScript> DesignsFigure(const Sweep& sweep, const SweepAnalysi
   for (const DesignComparison& group : analysis.designs) {
     row -= 1;  // a row for the group's name
     ticks.push_back(
-        absl::StrCat(GnuplotString(absl::StrCat(group.model, ", patch ", group.patch)), " ", RoundTrip(row)));
+        absl::StrCat(GnuplotTickLabel(absl::StrCat(group.model, ", patch ", group.patch)), " ", RoundTrip(row)));
     for (const ScoredRun& each : group.runs) {
       row -= 1;
       const Measured& score = *each.evaluation->score();
       const Interval interval = score.interval.value_or(Interval{score.value, score.value});
       AddValues(score, &scores);
       ticks.push_back(
-          absl::StrCat(GnuplotString(absl::StrCat("   ", DesignName(each.run->conditioning))), " ", RoundTrip(row)));
+          absl::StrCat(GnuplotTickLabel(absl::StrCat("   ", DesignName(each.run->conditioning))), " ", RoundTrip(row)));
       DataBlock point;
       point.Row({score.value, row, interval.low, interval.high});
       const std::string name = absl::StrCat("d", series++);

@@ -67,6 +67,7 @@ struct Sweep {
 
 struct ScalingPoint {
   std::string name, mode;  // "weak" or "strong"
+  std::string series;      // one layout on growing worlds: what a curve joins
   int64_t world = 0, dp = 0, tp = 0, pp = 0, zero_stage = 0, global_batch = 0, attempts = 0;
   bool sequence_parallel = false;
   std::string schedule, state, message;

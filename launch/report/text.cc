@@ -67,6 +67,8 @@ std::string GnuplotString(absl::string_view text) {
   return absl::StrCat("'", absl::StrReplaceAll(text, {{"'", "''"}, {"]]>", "]] >"}, {"\n", " "}}), "'");
 }
 
+std::string GnuplotTickLabel(absl::string_view text) { return GnuplotString(absl::StrReplaceAll(text, {{"%", "%%"}})); }
+
 std::string CsvText(absl::string_view text) {
   const bool is_formula = !text.empty() && absl::StrContains("=+-@\t\r", text.substr(0, 1));
   const std::string cell = absl::StrCat(is_formula ? "'" : "", text);

@@ -19,6 +19,8 @@ std::string HtmlText(absl::string_view text);
 // A gnuplot string literal, quotes included, that stands for `text`: in single quotes nothing is expanded. Cleaned text
 // only (a line break would end it).
 std::string GnuplotString(absl::string_view text);
+// The same for the label of a tick, which gnuplot takes for a format of the tick's number: % is doubled.
+std::string GnuplotTickLabel(absl::string_view text);
 
 // A cell of an RFC 4180 file. Text that a spreadsheet would run as a formula gets an apostrophe in front.
 std::string CsvText(absl::string_view text);

@@ -16,8 +16,8 @@ import numpy
 
 from harness import Harness
 
-HOSTILE = ("x\"><script>alert(1)</script><img src=http://a.example/b onerror=alert(2)>'`touch pwned`'$(touch pwned)\n"
-           "@=1]]>&")
+HOSTILE = ("50% %s x\"><script>alert(1)</script><img src=http://a.example/b onerror=alert(2)>'`touch pwned`'"
+           "$(touch pwned)\n@=1]]>&")
 VOID = {"meta", "img", "br"}
 FIT = ["factor", "exponent", "log_factor_error", "exponent_error"]
 
@@ -72,7 +72,9 @@ def evaluation(step, score, **others):
     return {"step": step, "images": 64 * step, "grid": f"{step:07d}.png", "fd": score,
             "fd_interval": [0.95 * score, 1.05 * score], "sfd": 2 * score, "is": 5.5, "precision": 0.61, "recall": 0.42,
             "n": 2000, "n_reference": 10000, "extractor": {"sha256": "ab" * 32, "resize": "none"},
-            "samples": {"sampler": "ddim", "steps": 50, "cfg_scale": 1, "weights": "ema"}, **others}
+            "samples": {"kind": "model", "sha256": "cd" * 32, "step": step, "weights": "ema", "sampler": "ddim",
+                        "steps": 50, "eta": 0.0, "cfg_scale": 1.0, "cfg_channels": 3, "seed": 0},
+            "reference": {"path": "test.h5", "kind": "images", "sha256": "ef" * 32}, **others}
 
 
 def run_of(name, width, patch, conditioning="ADALN_ZERO", **others):
@@ -114,7 +116,7 @@ def write_study(folder, runs, **others):
 
 def write_scaling(folder, name="eight ranks"):
     folder.mkdir(parents=True, exist_ok=True)
-    points = [{"name": f"{mode}-dp{world}", "mode": mode, "world": world, "dp": world, "tp": 1, "pp": 1,
+    points = [{"name": f"{mode}-w{world}", "series": mode, "mode": mode, "world": world, "dp": world, "tp": 1, "pp": 1,
                "global_batch": 64, "state": "finished" if world < 8 else "failed",
                "message": "" if world < 8 else "hang",
                "step_ms": 100.0, "step_ms_interval": [98, 103], "images_per_s": 400.0 * world ** 0.9,
@@ -236,7 +238,9 @@ def check_hostile(t):
     text = (folder / "report" / "report.html").read_text()
     page = check_page(t, text, "hostile page")
     t.expect("alert(1)" in " ".join(page.text), "hostile page: the names are gone")
-    t.expect(page.tags.count("svg") >= 5, f"hostile page: {page.tags.count('svg')} figures")
+    figures = {path.name for path in (folder / "report" / "figures").iterdir()}
+    t.expect({"designs.svg", "score_by_gflops.svg", "scaling_weak.svg"} <= figures, f"hostile figures: {figures}")
+    t.expect("50% %s x" in (folder / "report" / "figures" / "designs.svg").read_text(), "hostile figure: no %")
     for path in (folder / "report" / "figures").iterdir():
         check_svg(t, path)
     with open(folder / "report" / "report.csv", newline="") as file:
@@ -271,6 +275,88 @@ def check_broken(t):
     for expected in ["(no name)", "not JSON", "left out of figures and fits: 1.", f"{runs[5]['name']} †",
                      "picture of samples is missing", "is not a PNG file", "W144-p4-adaln_zero-s0"]:
         t.expect(expected in words, f"broken page: no {expected!r}")
+
+
+def check_references(t):
+    """Scores against another reference are other quantities, whatever its path; the documents are evaluate's own."""
+    folder = t.folder / "references"
+    runs = nine_runs()[:4]
+    write_study(folder, runs)
+    random = numpy.random.default_rng(0)
+    for name in ("samples", "first", "second"):
+        numpy.savez(folder / f"{name}.npz", mu=random.standard_normal(4), sigma=numpy.eye(4))
+    shutil.copy(folder / "first.npz", folder / "moved.npz")
+    for run, reference in zip(runs, ("first", "moved", "second", "first")):
+        done = t.run("evaluate", "--samples", folder / "samples.npz", "--reference", folder / f"{reference}.npz",
+                     "--json")
+        t.expect(done.returncode == 0, f"evaluate: {done.stderr}")
+        run["evaluations"] = [{"step": 1600, "images": 102400, **json.loads(done.stdout)}]
+    (folder / "results.json").write_text(json.dumps({"kind": "sweep", "name": "references", "runs": runs}))
+    report(t, folder)
+    sweep = json.loads((folder / "report" / "report.json").read_text())["sweeps"][0]
+    comparable = [run["evaluations"][0]["comparable"] for run in sweep["runs"]]
+    t.expect(comparable == [True, True, False, True], f"references: {comparable}")
+    t.expect(sweep["evaluations_left_out"] == 1, f"references: {sweep['evaluations_left_out']} left out")
+
+
+def check_outside(t):
+    """Documents and links of a study name no file elsewhere on the machine."""
+    outside = t.folder / "outside"
+    (outside / "evaluation").mkdir(parents=True)
+    for picture in (outside / "secret.png", outside / "evaluation" / "secret.png"):
+        picture.write_bytes(png())
+    (outside / "metrics.jsonl").write_text('{"images": 64, "loss": 0.5}\n{"images": 128, "loss": 0.4}\n')
+    folder = t.folder / "inside"
+    grids = ["secret.png", f"{outside}/secret.png", "../../../outside/secret.png", "../outside/secret.png",
+             "secret.png", "link.png", f"{folder}/own.png"]
+    folders = [str(outside), "", "", "", "../outside", "", ""]
+    runs = [run_of(f"run{index}", 64, 4, evaluations=[evaluation(1600, 9.0, grid=grid)], folder=stated)
+            for index, (grid, stated) in enumerate(zip(grids, folders))]
+    write_study(folder, runs)
+    shutil.rmtree(folder / "runs")
+    (folder / "runs" / "run5" / "evaluation").mkdir(parents=True)
+    (folder / "runs" / "run5" / "evaluation" / "link.png").symlink_to(outside / "secret.png")
+    (folder / "runs" / "run2").symlink_to(outside)
+    (folder / "own.png").write_bytes(png())
+    done = report(t, folder)
+    page = check_page(t, (folder / "report" / "report.html").read_text(), "inside page")
+    shown = [source for source in page.sources if source.startswith("data:")]
+    t.expect(len(shown) == 1, f"outside: {len(shown)} pictures, expected the study's own one")
+    t.expect(not (folder / "report" / "figures" / "loss_curves.svg").exists(), "outside: a loss curve")
+    t.expect(" ".join(page.text).count("the picture of samples lies outside the study's folder") == 6,
+             f"outside: {page.text}")
+    for name in ("run0", "run2", "run4"):
+        t.expect(f"{name}: metrics.jsonl lies outside the study's folder" in done.stderr, f"outside: {done.stderr}")
+
+
+def check_bytes(t):
+    """Folders whose names are no UTF-8."""
+    name = os.fsdecode(b"bad\xff")
+    write_study(t.folder / name / name, nine_runs())
+    for folder in (t.folder / name / name, t.folder / name):
+        document = json.loads(report(t, folder, "--json").stdout)
+        shown = document["sweeps"][0]["folder"]
+        t.expect(shown.endswith("bad\ufffd/bad\ufffd"), f"bytes: {shown}")
+        written = json.loads((folder / "report" / "report.json").read_text())
+        t.expect(written == document, "bytes: the file is another one")
+        check_page(t, (folder / "report" / "report.html").read_text(), "bytes page")
+
+
+def check_scaling(t):
+    """Two series along one axis are two curves, and the figure says what the table says."""
+    folder = t.folder / "curves"
+    folder.mkdir()
+    points = [{"name": f"{series}-w{world}", "series": series, "mode": "strong", "world": world, "dp": world, "tp": 1,
+               "pp": 1, "state": "finished", "images_per_s": speed, "efficiency": efficiency}
+              for series, world, speed, efficiency in (("plain", 1, 100.0, 1.0), ("plain", 2, 180.0, 0.9),
+                                                       ("small", 1, 30.0, 1.0), ("small", 2, 45.0, 0.75))]
+    (folder / "scaling.json").write_text(json.dumps({"kind": "scaling", "points": points}))
+    report(t, folder)
+    drawn = (folder / "report" / "figures" / "scaling_strong.svg").read_text()
+    check_svg(t, folder / "report" / "figures" / "scaling_strong.svg")
+    t.expect("plain" in drawn and "small" in drawn and "planned" not in drawn, "curves: the key")
+    stored = json.loads((folder / "report" / "report.json").read_text())["scalings"][0]["points"]
+    t.expect([point["series"] for point in stored] == ["plain", "small", "plain", "small"], f"curves: {stored}")
 
 
 def check_empty(t):
@@ -332,6 +418,10 @@ def main():
     check_csv(t)
     check_hostile(t)
     check_broken(t)
+    check_references(t)
+    check_outside(t)
+    check_bytes(t)
+    check_scaling(t)
     check_empty(t)
     check_fid(t)
     check_without_gnuplot(t)

@@ -3,14 +3,31 @@
 
 #include "launch/report/analysis.h"
 #include "launch/report/parse_study.h"
+#include "trainer/evaluate/evaluate_report.h"
 
 namespace shardit {
 namespace {
 
+// What `evaluate` writes, and the step in front of it as a sweep keeps it.
 Json EvaluationOf(int64_t step, double fd, const char* sha256 = "aa") {
-  return {{"step", step}, {"images", 64 * step},
-          {"fd", fd},     {"fd_interval", {fd - 1, fd + 1}},
-          {"n", 2000},    {"extractor", {{"sha256", sha256}, {"resize", "none"}}}};
+  EvaluateReport report{.frechet = Score{fd, fd - 1, fd + 1}, .n = 2000, .n_reference = 10000, .has_extractor = true};
+  report.extractor.weights_sha256 = sha256;
+  report.extractor.resize = "none";
+  report.samples = {{"path", "run/checkpoints/0001600"},
+                    {"kind", "model"},
+                    {"sha256", "cc"},
+                    {"step", step},
+                    {"weights", "ema"},
+                    {"sampler", "ddim"},
+                    {"steps", 50},
+                    {"eta", 0.0},
+                    {"cfg_scale", 1.0},
+                    {"cfg_channels", 3},
+                    {"seed", 0}};
+  report.reference = {{"path", "test.h5"}, {"kind", "images"}, {"sha256", "dd"}};
+  Json json = {{"step", step}, {"images", 64 * step}};
+  json.update(ReportJson(report, "test"));
+  return json;
 }
 
 Json RunOf(const char* name, double gmacs, const char* conditioning, Json evaluations) {
@@ -57,22 +74,35 @@ TEST(ReportAnalysis, ScoresOfAnotherExtractorAreLeftOut) {
 }
 
 TEST(ReportAnalysis, EveryPartOfTheIdentityCounts) {
-  for (const auto& [key, value] :
-       std::vector<std::pair<std::string, Json>>{{"n", 500},
-                                                 {"n_reference", 7},
-                                                 {"reference", "other.h5"},
-                                                 {"samples", {{"sampler", "ddpm"}}},
-                                                 {"samples", {{"steps", 250}}},
-                                                 {"samples", {{"cfg_scale", 4}}},
-                                                 {"samples", {{"weights", "model"}}},
-                                                 {"extractor", {{"sha256", "aa"}, {"resize", "tf1"}}}}) {
+  for (const auto& [key, value] : std::vector<std::pair<std::string, Json>>{{"/n", 500},
+                                                                            {"/n_reference", 7},
+                                                                            {"/n_reference", nullptr},
+                                                                            {"/reference/kind", "statistics"},
+                                                                            {"/reference/sha256", "ee"},
+                                                                            {"/reference", nullptr},
+                                                                            {"/samples/sampler", "ddpm"},
+                                                                            {"/samples/steps", 250},
+                                                                            {"/samples/eta", 1.0},
+                                                                            {"/samples/cfg_scale", 4.0},
+                                                                            {"/samples/cfg_channels", 4},
+                                                                            {"/samples/weights", "model"},
+                                                                            {"/extractor/sha256", "bb"},
+                                                                            {"/extractor/resize", "tf1"}}) {
     Json odd = EvaluationOf(1600, 50);
-    odd[key] = value;
+    odd[Json::json_pointer(key)] = value;
     const Sweep sweep =
         SweepOf({RunOf("a", 1, "ADALN_ZERO", {EvaluationOf(1600, 50)}),
                  RunOf("b", 2, "ADALN_ZERO", {EvaluationOf(1600, 50)}), RunOf("odd", 4, "ADALN_ZERO", {odd})});
     EXPECT_EQ(Analyse(sweep).evaluations_left_out, 1) << key << " " << value;
   }
+}
+
+TEST(ReportAnalysis, PathsAreNoPartOfTheIdentity) {
+  Json moved = EvaluationOf(1600, 50);
+  for (const char* side : {"samples", "reference", "extractor"}) moved[side]["path"] = "elsewhere";
+  const Sweep sweep =
+      SweepOf({RunOf("a", 1, "ADALN_ZERO", {EvaluationOf(1600, 50)}), RunOf("b", 2, "ADALN_ZERO", {moved})});
+  EXPECT_EQ(Analyse(sweep).evaluations_left_out, 0);
 }
 
 TEST(ReportAnalysis, FidAndFdDoNotMix) {
@@ -137,6 +167,16 @@ TEST(ReportParse, SettingsAreFlat) {
   const auto fields = Flatten({{"a", 1}, {"b", {{"c", "x\n"}, {"d", {1, 2.5}}}}, {"e", nullptr}});
   EXPECT_THAT(fields, testing::ElementsAre(testing::Pair("a", "1"), testing::Pair("b.c", "x?"),
                                            testing::Pair("b.d", "1, 2.5"), testing::Pair("e", "null")));
+}
+
+TEST(ReportParse, PointsKeepTheirSeries) {
+  const Scaling scaling = ParseScaling({{"points", {{{"series", "tp2"}, {"mode", "weak"}, {"world", 2}}}}});
+  ASSERT_EQ(scaling.points.size(), 1u);
+  EXPECT_EQ(scaling.points[0].series, "tp2");
+}
+
+TEST(ReportParse, TextOfADocumentIsUtf8) {
+  EXPECT_EQ(JsonText({{"folder", "a\xff"}}), "{\n  \"folder\": \"a\xef\xbf\xbd\"\n}");
 }
 
 TEST(ReportParse, SettingsOfAnyDepth) {

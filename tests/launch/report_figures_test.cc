@@ -86,17 +86,68 @@ TEST(ReportFigures, NothingToDraw) {
   EXPECT_FALSE(ScalingFigure(scaling, "weak").has_value());
 }
 
-TEST(ReportFigures, FailedPointsAreNoPartOfACurve) {
+// A point of strong scaling; 0: not measured.
+ScalingPoint PointOf(const char* series, int64_t world, double images_per_s, double efficiency) {
+  ScalingPoint point{.mode = "strong", .series = series, .world = world, .dp = world, .tp = 1, .pp = 1};
+  if (images_per_s > 0) point.images_per_s = images_per_s;
+  if (efficiency > 0) point.efficiency = efficiency;
+  point.planned_images_per_s = 100.0 * static_cast<double>(world);
+  return point;
+}
+
+std::string StrongFigure(const std::vector<ScalingPoint>& points) {
   Scaling scaling;
-  for (const int64_t world : {1, 2, 4}) {
-    ScalingPoint point{.mode = "weak", .world = world, .dp = world, .tp = 1, .pp = 1};
-    if (world < 4) point.images_per_s = 100.0 * static_cast<double>(world);
-    scaling.points.push_back(point);
-  }
-  const auto figure = ScalingFigure(scaling, "weak");
-  ASSERT_TRUE(figure.has_value());
-  EXPECT_THAT(figure->commands, HasSubstr("$tmd0 << EOD\n1 100 \n2 200 \nEOD"));
-  EXPECT_FALSE(ScalingFigure(scaling, "strong").has_value());
+  scaling.points = points;
+  const auto figure = ScalingFigure(scaling, "strong");
+  EXPECT_TRUE(figure.has_value());
+  return figure.has_value() ? figure->commands : "";
+}
+
+TEST(ReportFigures, FailedPointsAreNoPartOfACurve) {
+  const std::vector<ScalingPoint> points = {PointOf("a", 1, 100, 1), PointOf("a", 2, 200, 1), PointOf("a", 4, 0, 0)};
+  EXPECT_THAT(StrongFigure(points), HasSubstr("$tmd0 << EOD\n1 100 \n2 200 \nEOD"));
+  Scaling scaling;
+  scaling.points = points;
+  EXPECT_FALSE(ScalingFigure(scaling, "weak").has_value());
+}
+
+TEST(ReportFigures, ACurveIsASeries) {
+  // Two series cut along the same axes, on the same worlds: two curves, with the document's efficiencies.
+  const std::string figure = StrongFigure({PointOf("small", 1, 100, 1), PointOf("big", 1, 10, 1),
+                                           PointOf("small", 2, 150, 0.75), PointOf("big", 2, 19, 0.95)});
+  EXPECT_THAT(figure, HasSubstr("$tmd0 << EOD\n1 10 \n2 19 \nEOD"));
+  EXPECT_THAT(figure, HasSubstr("$emd0 << EOD\n1 1 \n2 0.95 \nEOD"));
+  EXPECT_THAT(figure, HasSubstr("$tmd1 << EOD\n1 100 \n2 150 \nEOD"));
+  EXPECT_THAT(figure, HasSubstr("$emd1 << EOD\n1 1 \n2 0.75 \nEOD"));
+  EXPECT_THAT(figure, HasSubstr("title 'big'"));
+  EXPECT_THAT(figure, HasSubstr("title 'small'"));
+  EXPECT_THAT(figure, HasSubstr("$ideal << EOD\n1 100 \n2 200 \nEOD"));
+}
+
+TEST(ReportFigures, ASeriesGrowsAlongOtherAxesThanItBegan) {
+  ScalingPoint whole = PointOf("tp2", 2, 100, 1), cut = PointOf("tp2", 4, 150, 0.75);
+  whole.dp = 1, cut.dp = 2;
+  whole.tp = cut.tp = 2;
+  const std::string figure = StrongFigure({whole, cut});
+  EXPECT_THAT(figure, HasSubstr("$tmd0 << EOD\n2 100 \n4 150 \nEOD"));
+  EXPECT_THAT(figure, Not(HasSubstr("$tmd1")));
+}
+
+TEST(ReportFigures, WithoutSeriesLayoutsTellCurvesApart) {
+  ScalingPoint sharded = PointOf("", 2, 120, 0.6);
+  sharded.zero_stage = 3;
+  const std::string figure = StrongFigure({PointOf("", 1, 100, 1), PointOf("", 2, 150, 0.75), sharded});
+  for (const char* name : {"title 'one rank'", "title 'dp'", "title 'dp, ZeRO 3'"})
+    EXPECT_THAT(figure, HasSubstr(name));
+}
+
+TEST(ReportFigures, OnlyTheSmallestWorldIsABase) {
+  // The document has no efficiency where that world failed; its prediction stays the base of what was predicted.
+  const std::string figure = StrongFigure({PointOf("a", 1, 0, 0), PointOf("a", 2, 90, 0), PointOf("a", 4, 160, 0)});
+  EXPECT_THAT(figure, HasSubstr("$tmd0 << EOD\n2 90 \n4 160 \nEOD"));
+  EXPECT_THAT(figure, Not(HasSubstr("$emd0")));
+  EXPECT_THAT(figure, HasSubstr("$epd0 << EOD\n2 1 \n4 1 \nEOD"));
+  EXPECT_THAT(figure, Not(HasSubstr("$ideal")));
 }
 
 }  // namespace

@@ -33,6 +33,8 @@ TEST(ReportText, Escapes) {
   EXPECT_EQ(GnuplotString("it's `ls` $(ls) @x \\n \"q\""), "'it''s `ls` $(ls) @x \\n \"q\"'");
   EXPECT_EQ(GnuplotString("a\nplot"), "'a plot'");
   EXPECT_EQ(GnuplotString("]]>"), "']] >'");
+  EXPECT_EQ(GnuplotString("50% wide"), "'50% wide'");
+  EXPECT_EQ(GnuplotTickLabel("50% wide, %it's"), "'50%% wide, %%it''s'");
 }
 
 TEST(ReportText, CsvCells) {
