@@ -7,14 +7,18 @@ namespace shardit::cuda {
 
 namespace {
 
-// More streams than hardware queues would wait for one another, a receive before the send that it waits for. Read by
-// CUDA when it starts; the user's own choice stays.
-void AskForQueues() { setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", /*overwrite=*/0); }
+// What CUDA reads when it starts. A receive holds its stream until its send comes, which nothing may make wait for it:
+// not a queue of the hardware, of which there are to be as many as streams, nor a kernel that is loaded at its first
+// launch, which can wait for all that runs. The user's own choice stays.
+void SetEnvironment() {
+  setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", /*overwrite=*/0);
+  setenv("CUDA_MODULE_LOADING", "EAGER", /*overwrite=*/0);
+}
 
 }  // namespace
 
 std::vector<DeviceInfo> Devices() {
-  AskForQueues();
+  SetEnvironment();
   int count = 0;
   // Without a driver this is an error, which means the same as a count of zero.
   if (cudaGetDeviceCount(&count) != cudaSuccess) return {};
@@ -36,6 +40,7 @@ bool CanAccessPeer(int from, int to) {
 }
 
 std::string WhyNoDevice() {
+  SetEnvironment();
   int count = 0;
   const cudaError_t error = cudaGetDeviceCount(&count);
   if (error == cudaSuccess && count == 0) return cudaGetErrorString(cudaErrorNoDevice);
@@ -43,6 +48,7 @@ std::string WhyNoDevice() {
 }
 
 Versions CudaVersions() {
+  SetEnvironment();
   Versions versions;
   // Without a driver both may be errors.
   if (cudaDriverGetVersion(&versions.driver) != cudaSuccess) versions.driver = 0;

@@ -1,4 +1,5 @@
 // Random numbers on a GPU are those of the CPU, bit for bit. Skipped, by name, where there is no GPU.
+#include <cstdlib>
 #include <vector>
 
 #include "core/cuda/device_query.h"
@@ -31,6 +32,9 @@ TEST(DeviceQueryTest, ABuildWithoutCudaSeesNoDevice) {
     EXPECT_GT(device.major, 0);
     EXPECT_GT(device.memory_bytes, 0);
   }
+  // What CUDA reads when it starts, asked for before.
+  EXPECT_EQ(std::getenv("CUDA_MODULE_LOADING") != nullptr, cuda::Built());
+  EXPECT_EQ(std::getenv("CUDA_DEVICE_MAX_CONNECTIONS") != nullptr, cuda::Built());
 }
 
 }  // namespace
