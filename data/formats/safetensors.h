@@ -88,6 +88,8 @@ class SafetensorsWriter {
 
   // Appends the next bytes of the data section, in pieces of any size.
   absl::Status Append(const void* data, int64_t bytes);
+  // Makes what was appended durable.
+  absl::Status Sync() { return file_->Sync(); }
   // All announced bytes must be there. Syncs and closes.
   absl::Status Finish();
 

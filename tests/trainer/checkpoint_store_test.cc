@@ -1,5 +1,6 @@
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <fstream>
 #include <random>
 #include <set>
@@ -225,6 +226,38 @@ TEST(CheckpointStore, ASymbolicLinkIsNoShard) {
   const auto reader = OpenCheckpointStep(folder.path(), 7);
   ASSERT_FALSE(reader.ok());
   EXPECT_NE(std::string(reader.status().message()).find("symbolic link"), std::string::npos) << reader.status();
+}
+
+TEST(CheckpointStore, ASaveAndALoadCountTheirPieces) {
+  const TempFolder folder;
+  FaultFileSystem fs;
+  std::atomic<uint64_t> pieces{0};
+  CheckpointWriter writer({.checkpoints = folder.path(),
+                           .run_id = "run-1",
+                           .attempt = "1",
+                           .retention = {1, 0},
+                           .fs = &fs,
+                           .pieces = &pieces,
+                           .sync_bytes = 1},
+                          SingleRankExchange());
+  const auto state = CutState(5, Cut::kFlat, 0, 1);
+  ASSERT_TRUE(writer.Save(TestState(5), state->slices).ok());
+  uint64_t shard_syncs = 0;
+  for (const FileOperation& operation : fs.log()) {
+    if (operation.kind == FileOperation::Kind::kSync && operation.path.find("shard-") != std::string::npos)
+      ++shard_syncs;
+  }
+  // Every slice is one block here, and is synced, written and verified; the whole shard is synced once more.
+  const uint64_t slices = state->slices.size();
+  EXPECT_EQ(shard_syncs, slices + 1);
+  EXPECT_EQ(pieces, 3 * slices + 1);
+
+  auto reader = CheckpointReader::Open(JoinPath(folder.path(), "0000005"));
+  ASSERT_TRUE(reader.ok()) << reader.status();
+  reader->CountBlocks(&pieces);
+  pieces = 0;
+  EXPECT_TRUE(HoldsStep(*reader, 5));
+  EXPECT_EQ(pieces, slices);
 }
 
 TEST(CheckpointStore, SavingAStepAgainReplacesIt) {

@@ -34,11 +34,12 @@ absl::Status Damaged(const RandomAccessFile& file, const std::string& tensor, in
                                           begin + bytes, ", part of ", tensor, ": the CRC32C does not match"));
 }
 
-// Reads a slice by its checked blocks, one at a time.
+// Reads a slice by its checked blocks, one at a time, and adds them to `*counter` where there is one.
 class BlockReader {
  public:
-  BlockReader(const RandomAccessFile& file, const StoredSlice& slice, std::string tensor)
-      : file_(file), slice_(slice), tensor_(std::move(tensor)) {
+  BlockReader(const RandomAccessFile& file, const StoredSlice& slice, std::string tensor,
+              std::atomic<uint64_t>* counter)
+      : file_(file), slice_(slice), tensor_(std::move(tensor)), counter_(counter) {
     buffer_.resize(static_cast<size_t>(std::min(slice.bytes(), kCheckpointBlockBytes)));
   }
 
@@ -53,6 +54,7 @@ class BlockReader {
       return Damaged(file_, tensor_, slice_.begin + begin, bytes_);
     }
     loaded_ = index;
+    if (counter_ != nullptr) ++*counter_;
     return absl::OkStatus();
   }
   const char* data() const { return buffer_.data(); }
@@ -74,13 +76,15 @@ class BlockReader {
   const RandomAccessFile& file_;
   const StoredSlice& slice_;
   std::string tensor_;
+  std::atomic<uint64_t>* counter_;
   std::vector<char> buffer_;
   int64_t loaded_ = -1;
   int64_t bytes_ = 0;
 };
 
-absl::Status VerifySlice(const RandomAccessFile& file, const StoredSlice& slice, const std::string& tensor) {
-  BlockReader reader(file, slice, tensor);
+absl::Status VerifySlice(const RandomAccessFile& file, const StoredSlice& slice, const std::string& tensor,
+                         std::atomic<uint64_t>* counter) {
+  BlockReader reader(file, slice, tensor, counter);
   uint32_t crc = 0;
   for (int64_t block = 0; block < static_cast<int64_t>(slice.block_crcs.size()); ++block) {
     RETURN_IF_ERROR(reader.Load(block));
@@ -177,7 +181,7 @@ absl::Status CheckpointReader::ReadBox(StateGroup group, absl::string_view name,
     const std::optional<Box> region = Intersect(slice.box, box);
     if (!region) continue;
     ASSIGN_OR_RETURN(const std::shared_ptr<const RandomAccessFile> file, Shard(slice.shard));
-    BlockReader blocks(*file, slice, TensorText(group, name));
+    BlockReader blocks(*file, slice, TensorText(group, name), blocks_read_);
     RETURN_IF_ERROR(ForEachRun(*region, slice.box, box, [&](int64_t from, int64_t to, int64_t count) {
       return blocks.Copy(from * kItem, count * kItem, reinterpret_cast<char*>(out + to));
     }));
@@ -220,7 +224,8 @@ std::vector<absl::Status> CheckpointReader::VerifyShard(int64_t shard) const {
   note(CheckHeader(shard));
   for (const StoredTensor& tensor : manifest_.tensors) {
     for (const StoredSlice& slice : tensor.slices) {
-      if (slice.shard == shard) note(VerifySlice(**file, slice, TensorText(tensor.group, tensor.name)));
+      if (slice.shard != shard) continue;
+      note(VerifySlice(**file, slice, TensorText(tensor.group, tensor.name), blocks_read_));
     }
   }
   return errors;

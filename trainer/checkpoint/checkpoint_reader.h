@@ -3,6 +3,7 @@
 // manifest's size plus 1 MiB a read, and every byte handed out has passed its CRC.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -50,6 +51,9 @@ class CheckpointReader {
   // names file, tensor and byte range of damage, and `out` is then undefined.
   absl::Status ReadBox(StateGroup group, absl::string_view name, const Box& box, float* out) const;
 
+  // From now on adds one to `counter` for each block that was read, for those who want to know that reads move.
+  void CountBlocks(std::atomic<uint64_t>* counter) { blocks_read_ = counter; }
+
   // Reads one shard, or all of them, to the last byte; a damaged checkpoint gives one error per damaged place (at most
   // one per slice). Empty means good.
   std::vector<absl::Status> VerifyShard(int64_t shard) const;
@@ -64,6 +68,7 @@ class CheckpointReader {
   std::string folder_;
   Manifest manifest_;
   std::unique_ptr<OpenShards> shards_;
+  std::atomic<uint64_t>* blocks_read_ = nullptr;
 };
 
 // Several lines for people: step, run, layout, groups with their tensors and bytes.

@@ -23,20 +23,24 @@ SafetensorsSpec SpecOf(const SliceRef& slice) {
 constexpr int64_t kItem = sizeof(float);
 static_assert(SliceRef::kReadElements * kItem % kCheckpointBlockBytes == 0, "pieces end where blocks end");
 
+using OnBlock = absl::FunctionRef<void()>;  // called for each block written
+
 // Writes the next bytes of a slice, which begin on a block boundary, block by block and adds their CRCs.
-absl::Status WriteBlocks(const char* data, int64_t bytes, SafetensorsWriter* writer, StoredSlice* stored) {
+absl::Status WriteBlocks(const char* data, int64_t bytes, OnBlock on_block, SafetensorsWriter* writer,
+                         StoredSlice* stored) {
   for (int64_t begin = 0; begin < bytes; begin += kCheckpointBlockBytes) {
     const int64_t block = std::min(kCheckpointBlockBytes, bytes - begin);
     stored->block_crcs.push_back(Crc32c(data + begin, static_cast<size_t>(block)));
     stored->crc = Crc32cExtend(stored->crc, data + begin, static_cast<size_t>(block));
     RETURN_IF_ERROR(writer->Append(data + begin, block));
+    on_block();
   }
   return absl::OkStatus();
 }
 
-absl::Status WriteSlice(const SliceRef& slice, SafetensorsWriter* writer, StoredSlice* stored) {
+absl::Status WriteSlice(const SliceRef& slice, OnBlock on_block, SafetensorsWriter* writer, StoredSlice* stored) {
   if (slice.data != nullptr) {
-    RETURN_IF_ERROR(WriteBlocks(reinterpret_cast<const char*>(slice.data), stored->bytes(), writer, stored));
+    RETURN_IF_ERROR(WriteBlocks(reinterpret_cast<const char*>(slice.data), stored->bytes(), on_block, writer, stored));
   } else {
     const int64_t elements = Volume(slice.box);
     const int64_t piece = std::min(elements, SliceRef::kReadElements);
@@ -44,7 +48,8 @@ absl::Status WriteSlice(const SliceRef& slice, SafetensorsWriter* writer, Stored
     for (int64_t begin = 0; begin < elements; begin += piece) {
       const int64_t count = std::min(piece, elements - begin);
       RETURN_IF_ERROR(slice.read(begin, count, staged.get()));
-      RETURN_IF_ERROR(WriteBlocks(reinterpret_cast<const char*>(staged.get()), count * kItem, writer, stored));
+      const char* bytes = reinterpret_cast<const char*>(staged.get());
+      RETURN_IF_ERROR(WriteBlocks(bytes, count * kItem, on_block, writer, stored));
     }
   }
   KillPoint("checkpoint.slice_written");
@@ -187,14 +192,28 @@ absl::Status CheckpointWriter::WriteSlices(std::span<const SliceRef> slices, con
   table->shard.file_bytes = writer.file_bytes();
   table->shard.header_bytes = writer.header_bytes();
   table->shard.header_crc = Crc32c(writer.header().data(), writer.header().size());
+  int64_t synced = 0;  // bytes of the file
   for (size_t i = 0; i < slices.size(); ++i) {
     StoredSlice stored;
     stored.box = slices[i].box;
     stored.begin = writer.begin(i);
-    RETURN_IF_ERROR(WriteSlice(slices[i], &writer, &stored));
+    RETURN_IF_ERROR(WriteSlice(
+        slices[i], [this] { CountPiece(); }, &writer, &stored));
+    const int64_t written = stored.begin + stored.bytes();
+    if (written - synced >= options_.sync_bytes) {
+      RETURN_IF_ERROR(writer.Sync());
+      CountPiece();
+      synced = written;
+    }
     table->tensors.push_back({slices[i].group, slices[i].name, slices[i].shape, {std::move(stored)}});
   }
-  return writer.Finish();
+  RETURN_IF_ERROR(writer.Finish());
+  CountPiece();
+  return absl::OkStatus();
+}
+
+void CheckpointWriter::CountPiece() const {
+  if (options_.pieces != nullptr) ++*options_.pieces;
 }
 
 absl::Status CheckpointWriter::Commit(const RunState& state, const std::vector<std::string>& tables) {
@@ -245,7 +264,8 @@ absl::Status CheckpointWriter::Publish(int64_t step) {
 
 absl::Status CheckpointWriter::VerifyOwnShard(int64_t step) const {
   const std::string folder = JoinPath(options_.checkpoints, StepFolderName(step));
-  const auto reader = CheckpointReader::Open(folder);
+  auto reader = CheckpointReader::Open(folder);
+  if (reader.ok()) reader->CountBlocks(options_.pieces);
   const std::vector<absl::Status> errors =
       reader.ok() ? reader->VerifyShard(exchange_.rank) : std::vector<absl::Status>{reader.status()};
   if (errors.empty()) return absl::OkStatus();

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <array>
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <span>
@@ -57,6 +58,11 @@ struct CheckpointWriterOptions {
   std::string attempt;      // IsValidAttempt; differs between the starts of a run, equal on all ranks
   Retention retention = {};
   FileSystem* fs = &PosixFileSystem();
+  // Adds one for each block written or verified and for each fsync of a shard: for those who want to know that a save
+  // moves. Outlives the writer. Null: nobody asks.
+  std::atomic<uint64_t>* pieces = nullptr;
+  // A shard is synced after so many bytes, and at its end: an fsync of all of it could be silent for many minutes.
+  int64_t sync_bytes = 256 << 20;
 };
 
 struct SaveReport {
@@ -107,6 +113,7 @@ class CheckpointWriter {
   void Begin(const RunState& state);
   absl::Status MakeTempFolder(int64_t step);
   SaveReport ReportOf(int64_t step) const;
+  void CountPiece() const;
   absl::StatusOr<RankTable> WriteShard(int64_t rank, int64_t world, std::span<const SliceRef> slices);
   absl::Status WriteSlices(std::span<const SliceRef> slices, const std::string& path, RankTable* table);
   absl::Status Commit(const RunState& state, const std::vector<std::string>& tables);

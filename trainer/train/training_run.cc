@@ -185,7 +185,8 @@ absl::Status TrainingRun::LoadOrInitialize() {
   CheckpointWriter writer({.checkpoints = folder_->checkpoints(),
                            .run_id = folder_->run_id,
                            .attempt = folder_->attempt,
-                           .retention = {options_.checkpoint.keep_last, options_.checkpoint.keep_every}},
+                           .retention = {options_.checkpoint.keep_last, options_.checkpoint.keep_every},
+                           .pieces = &guards_.beacon().pieces()},
                           ExchangeOver(*checkpoint_comm_));
   RETURN_IF_ERROR(writer.Prepare());
   checkpointer_ = std::make_unique<AsyncCheckpointer>(std::move(writer), options_.checkpoint.async);
