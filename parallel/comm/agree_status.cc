@@ -5,8 +5,12 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/cord.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/string_view.h"
+#include "core/base/check.h"
 
 namespace shardit {
 namespace {
@@ -19,15 +23,47 @@ struct Failure {
   std::vector<int> ranks;
 };
 
-// "code message", empty for OK.
-std::string Pack(const absl::Status& status) {
-  return status.ok() ? std::string() : absl::StrCat(status.raw_code(), " ", status.message());
+// "length text", which may hold any byte.
+void AppendText(absl::string_view text, std::string& packed) { absl::StrAppend(&packed, text.size(), " ", text); }
+
+std::string TakeText(absl::string_view& packed) {
+  size_t length = 0;
+  const auto [end, error] = std::from_chars(packed.data(), packed.data() + packed.size(), length);
+  packed.remove_prefix(static_cast<size_t>(end - packed.data()) + 1);
+  const std::string text(packed.substr(0, length));
+  packed.remove_prefix(text.size());
+  return text;
 }
 
-absl::Status Unpack(const std::string& packed) {
+// Code, message, and the payloads: url and value in turn. Empty for OK.
+std::string Pack(const absl::Status& status) {
+  if (status.ok()) return "";
+  std::string packed;
+  AppendText(absl::StrCat(status.raw_code()), packed);
+  AppendText(status.message(), packed);
+  status.ForEachPayload([&](absl::string_view url, const absl::Cord& value) {
+    AppendText(url, packed);
+    AppendText(std::string(value), packed);
+  });
+  return packed;
+}
+
+absl::Status Unpack(absl::string_view packed) {
   int code = 0;
-  const auto [end, error] = std::from_chars(packed.data(), packed.data() + packed.size(), code);
-  return absl::Status(static_cast<absl::StatusCode>(code), packed.substr(end - packed.data() + 1));
+  CHECK(absl::SimpleAtoi(TakeText(packed), &code));
+  absl::Status status(static_cast<absl::StatusCode>(code), TakeText(packed));
+  while (!packed.empty()) {
+    const std::string url = TakeText(packed);
+    status.SetPayload(url, absl::Cord(TakeText(packed)));
+  }
+  return status;
+}
+
+// The same error with another message.
+absl::Status Reworded(const absl::Status& status, absl::string_view message) {
+  absl::Status reworded(status.code(), message);
+  status.ForEachPayload([&](absl::string_view url, const absl::Cord& value) { reworded.SetPayload(url, value); });
+  return reworded;
 }
 
 // Different failures in order of their lowest ranks.
@@ -62,7 +98,7 @@ absl::Status AgreeStatus(Communicator& comm, const absl::Status& mine) {
     parts.push_back(absl::StrCat(failure.ranks.size() == 1 ? "rank " : "ranks ", absl::StrJoin(failure.ranks, ", "),
                                  ": ", failure.status.message()));
   }
-  return absl::Status(failures.front().status.code(), absl::StrJoin(parts, "; "));
+  return Reworded(failures.front().status, absl::StrJoin(parts, "; "));
 }
 
 }  // namespace shardit

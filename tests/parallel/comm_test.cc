@@ -4,6 +4,7 @@
 #include <atomic>
 #include <thread>
 
+#include "absl/strings/cord.h"
 #include "absl/strings/str_cat.h"
 #include "parallel/comm/agree_status.h"
 #include "parallel/comm/world.h"
@@ -197,6 +198,22 @@ TEST(AgreeStatus, ManyFailuresAreCut) {
   RunThreadWorld(11, [](World& world) {
     const absl::Status agreed = AgreeStatus(world.comm(), absl::InternalError(absl::StrCat("e", world.rank())));
     EXPECT_NE(agreed.message().find("rank 7: e7; and 3 other failures"), std::string_view::npos) << agreed;
+  });
+}
+
+// Such as the exit code that trainer/run_config attaches: all ranks must leave with the same one.
+TEST(AgreeStatus, PayloadsOfTheFirstFailureReachAllRanks) {
+  RunThreadWorld(3, [](World& world) {
+    absl::Status mine = world.rank() == 2 ? absl::DataLossError("y") : absl::OkStatus();
+    if (world.rank() == 1) {
+      mine = absl::FailedPreconditionError("x");
+      mine.SetPayload("a url", absl::Cord("64"));
+      mine.SetPayload("b", absl::Cord(std::string("\0 9 ", 4)));
+    }
+    absl::Status expected = absl::FailedPreconditionError("rank 1: x; rank 2: y");
+    expected.SetPayload("a url", absl::Cord("64"));
+    expected.SetPayload("b", absl::Cord(std::string("\0 9 ", 4)));
+    EXPECT_EQ(AgreeStatus(world.comm(), mine), expected);
   });
 }
 
