@@ -25,8 +25,8 @@ struct DataInfo {
 absl::StatusOr<DataInfo> DescribeData(const std::string& path);
 
 // Reads everything: what Open checks, and that every stored value is finite and every standard deviation is not
-// negative. The error names the first sample that breaks the rule. Bounded memory (16 MiB and what HDF5 holds for one
-// chunk).
+// negative. The error names the first sample that breaks the rule. Bounded memory (16 MiB and the cache of
+// chunks).
 absl::Status VerifyData(const std::string& path);
 
 // Names for reports: "float32", "moments", "contiguous".

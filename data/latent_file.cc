@@ -17,32 +17,72 @@
 #include "core/base/check.h"
 #include "core/base/math.h"
 #include "core/base/status_macros.h"
+#include "data/chunk_reader.h"
+#include "data/hdf5_source.h"
 #include "data/hdf5_util.h"
 
 namespace shardit {
 
 static_assert(std::endian::native == std::endian::little, "stored samples are used without a byte swap");
 
-struct LatentFile::Hdf5Side {
-  Hdf5Handle file, dataset, type;
-};
-
 namespace {
 
 // One chunk is decompressed whole: larger ones would make memory a matter of the file's wishes.
 constexpr int64_t kMaxChunkBytes = int64_t{1} << 30;
-constexpr int64_t kChunkCacheBytes = int64_t{64} << 20;
-// Deflate cannot expand further than this (zlib's documentation), so stored bytes bound the size of the data.
-constexpr int64_t kMaxDeflateRatio = 1032;
 
 struct StoredArray {
   std::string name;
   Hdf5Handle dataset, type;
   std::vector<int64_t> dims;
   LatentLayout layout = LatentLayout::kContiguous;
-  bool deflated = false;
+  std::vector<int64_t> chunk;  // elements
   int64_t chunk_bytes = 0;
+  std::vector<ChunkFilter> filters;
+  int64_t shuffle_bytes = 1;
+
+  bool deflated() const { return std::find(filters.begin(), filters.end(), ChunkFilter::kDeflate) != filters.end(); }
 };
+
+struct IntegerType {
+  int64_t bytes = 0;
+  bool is_signed = false, big_endian = false;
+};
+
+// The type as one of the standard integers. An integer type of HDF5 also says which of its bits count; the library
+// (1.10.8) believes a file that places them outside the value, and writes there.
+std::optional<IntegerType> StandardInteger(hid_t type) {
+  const hid_t types[2][2][4] = {{{H5T_STD_U8LE, H5T_STD_U16LE, H5T_STD_U32LE, H5T_STD_U64LE},
+                                 {H5T_STD_U8BE, H5T_STD_U16BE, H5T_STD_U32BE, H5T_STD_U64BE}},
+                                {{H5T_STD_I8LE, H5T_STD_I16LE, H5T_STD_I32LE, H5T_STD_I64LE},
+                                 {H5T_STD_I8BE, H5T_STD_I16BE, H5T_STD_I32BE, H5T_STD_I64BE}}};
+  for (const bool is_signed : {false, true}) {
+    for (const bool big_endian : {false, true}) {
+      for (int i = 0; i < 4; ++i) {
+        if (H5Tequal(type, types[is_signed][big_endian][i]) > 0) return IntegerType{1 << i, is_signed, big_endian};
+      }
+    }
+  }
+  return std::nullopt;
+}
+
+bool IsStandardFloat(hid_t type) {
+  const Hdf5Handle half = MakeHalfType();
+  for (const hid_t standard : {H5T_IEEE_F32LE, H5T_IEEE_F32BE, H5T_IEEE_F64LE, H5T_IEEE_F64BE, half.get()}) {
+    if (H5Tequal(type, standard) > 0) return true;
+  }
+  return false;
+}
+
+// The integer at `at`; one above what int64 holds becomes the largest that it holds.
+int64_t IntegerAt(const std::byte* at, const IntegerType& type) {
+  uint64_t value = 0;
+  for (int64_t i = 0; i < type.bytes; ++i) {
+    value = value << 8 | std::to_integer<uint64_t>(at[type.big_endian ? i : type.bytes - 1 - i]);
+  }
+  if (!type.is_signed) return static_cast<int64_t>(std::min<uint64_t>(value, INT64_MAX));
+  const auto unused_bits = static_cast<int>(64 - 8 * type.bytes);
+  return static_cast<int64_t>(value << unused_bits) >> unused_bits;
+}
 
 std::string DimsText(const std::vector<int64_t>& dims) { return absl::StrCat("[", absl::StrJoin(dims, ", "), "]"); }
 
@@ -66,14 +106,16 @@ class LatentFileOpener {
   absl::Status CheckChunks(hid_t creation, StoredArray* array);
   absl::Status ReadDims(StoredArray* array);
   absl::Status CheckBytes(const StoredArray& array, int64_t value_bytes);
+  absl::StatusOr<ChunkedArray> FindChunks(const StoredArray& array, int64_t value_bytes);
   absl::Status ReadAttributes();
   absl::StatusOr<std::optional<double>> NumberAttribute(const char* name);
   absl::Status SourceAttribute();
   absl::Status OpenSamples();
   absl::Status CheckSampleType(const StoredArray& array);
   absl::Status CheckSampleDims(const StoredArray& array);
-  absl::Status PrepareReading(StoredArray array);
+  absl::Status PrepareReading(const StoredArray& array);
   absl::Status ReadLabels();
+  absl::Status ReadIntegers(const StoredArray& array, const IntegerType& type);
   absl::Status CheckLabels(const int64_t* labels, int64_t first, int64_t count, int64_t limit);
 
   absl::Status Bad(const std::string& where, const std::string& expected, const std::string& got,
@@ -90,6 +132,7 @@ class LatentFileOpener {
   const int64_t expected_classes_;
   LatentFile* const out_;
   LatentFileInfo& info_;
+  std::optional<Hdf5Source> source_;
   Hdf5Handle file_;
 };
 
@@ -101,36 +144,26 @@ absl::Status LatentFileOpener::Run() {
 }
 
 absl::Status LatentFileOpener::OpenFile() {
+  // O_NONBLOCK: opening a FIFO must not wait for its writer. It has no effect on regular files.
+  out_->fd_ = open(path_.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   struct stat status;
-  if (stat(path_.c_str(), &status) != 0) {
+  if (out_->fd_ < 0 || fstat(out_->fd_, &status) != 0) {
     const std::string text = absl::StrCat(EscapeForMessage(path_), ": ", std::strerror(errno));
-    return errno == ENOENT ? absl::NotFoundError(absl::StrCat(text, "; check the path of the data file"))
-                           : absl::PermissionDeniedError(absl::StrCat(text, "; make the file readable"));
+    if (errno == ENOENT) return absl::NotFoundError(absl::StrCat(text, "; check the path of the data file"));
+    if (errno != EMFILE && errno != ENFILE) {
+      return absl::PermissionDeniedError(absl::StrCat(text, "; make the file readable"));
+    }
+    return absl::ResourceExhaustedError(absl::StrCat(text, "; raise the limit on open files (ulimit -n)"));
   }
   // A pipe or device would block or never end.
   if (!S_ISREG(status.st_mode)) {
     return Bad("path", "an HDF5 file", S_ISDIR(status.st_mode) ? "a directory" : "a special file",
                "name a file, or files by a pattern such as dir/*.h5");
   }
-  if (access(path_.c_str(), R_OK) != 0) {
-    return absl::PermissionDeniedError(absl::StrCat(EscapeForMessage(path_), ": ", std::strerror(errno)));
-  }
-  Hdf5Handle access_list(H5Pcreate(H5P_FILE_ACCESS), H5Pclose);
-  H5Pset_fapl_sec2(access_list.get());
-  // Read-only network file systems refuse locks; reading needs none there.
-  H5Pset_file_locking(access_list.get(), true, true);
-  file_ = Hdf5Handle(H5Fopen(path_.c_str(), H5F_ACC_RDONLY, access_list.get()), H5Fclose);
-  if (!file_.valid()) return Broken("file");
-  // The descriptor that was validated is the one read from: a path could name another file by now.
-  void* library_fd = nullptr;
-  if (H5Fget_vfd_handle(file_.get(), access_list.get(), &library_fd) < 0) return Broken("file");
-  out_->fd_ = fcntl(*static_cast<int*>(library_fd), F_DUPFD_CLOEXEC, 0);
-  if (out_->fd_ < 0 || fstat(out_->fd_, &status) != 0) {
-    return absl::ResourceExhaustedError(absl::StrCat(EscapeForMessage(path_), ": ", std::strerror(errno),
-                                                     "; raise the limit on open files (ulimit -n)"));
-  }
   info_.file_bytes = status.st_size;
-  return absl::OkStatus();
+  source_.emplace(out_->fd_, info_.file_bytes);
+  file_ = source_->Open(path_.c_str());
+  return file_.valid() ? absl::OkStatus() : Broken("file");
 }
 
 absl::StatusOr<bool> LatentFileOpener::HasArray(const char* name) {
@@ -188,18 +221,29 @@ absl::Status LatentFileOpener::CheckFilters(hid_t creation, StoredArray* array) 
   const int filters = H5Pget_nfilters(creation);
   if (filters < 0) return Broken(array->name);
   for (int i = 0; i < filters; ++i) {
-    unsigned flags = 0, config = 0;
-    size_t values = 0;
+    unsigned flags = 0, config = 0, value = 0;
+    size_t values = 1;
     const H5Z_filter_t filter =
-        H5Pget_filter2(creation, static_cast<unsigned>(i), &flags, &values, nullptr, 0, nullptr, &config);
+        H5Pget_filter2(creation, static_cast<unsigned>(i), &flags, &values, &value, 0, nullptr, &config);
     if (filter < 0) return Broken(array->name);
     if (filter != H5Z_FILTER_SHUFFLE && filter != H5Z_FILTER_DEFLATE && filter != H5Z_FILTER_FLETCHER32) {
       return Bad(array->name, "filters shuffle, deflate (gzip) or fletcher32", absl::StrCat("filter number ", filter),
                  "write it without compression or with gzip");
     }
-    if (filter == H5Z_FILTER_DEFLATE && std::exchange(array->deflated, true)) {
-      return Bad(array->name, "deflate at most once", "deflate twice", "write it again with one gzip filter");
+    const ChunkFilter kind = filter == H5Z_FILTER_SHUFFLE   ? ChunkFilter::kShuffle
+                             : filter == H5Z_FILTER_DEFLATE ? ChunkFilter::kDeflate
+                                                            : ChunkFilter::kFletcher32;
+    const char* const name = filter == H5Z_FILTER_SHUFFLE   ? "shuffle"
+                             : filter == H5Z_FILTER_DEFLATE ? "deflate"
+                                                            : "fletcher32";
+    if (std::find(array->filters.begin(), array->filters.end(), kind) != array->filters.end()) {
+      return Bad(array->name, absl::StrCat(name, " at most once"), absl::StrCat(name, " twice"),
+                 "write it again with one gzip filter");
     }
+    array->filters.push_back(kind);
+    if (kind != ChunkFilter::kShuffle) continue;
+    array->shuffle_bytes = value;
+    if (values == 0 || value == 0) return Bad(array->name, "shuffled values of at least 1 byte", "0", "write it again");
   }
   return absl::OkStatus();
 }
@@ -208,9 +252,16 @@ absl::Status LatentFileOpener::CheckChunks(hid_t creation, StoredArray* array) {
   hsize_t chunk[H5S_MAX_RANK];
   const int rank = H5Pget_chunk(creation, H5S_MAX_RANK, chunk);
   Hdf5Handle type(H5Dget_type(array->dataset.get()), H5Tclose);
-  if (rank <= 0 || !type.valid()) return Broken(array->name);
+  unsigned options = 0;
+  if (rank <= 0 || !type.valid() || H5Pget_chunk_opts(creation, &options) < 0) return Broken(array->name);
+  if ((options & H5D_CHUNK_DONT_FILTER_PARTIAL_CHUNKS) != 0) {
+    return Bad(array->name, "filters on every chunk", "partial chunks without", "write it contiguous");
+  }
   std::optional<int64_t> bytes = static_cast<int64_t>(H5Tget_size(type.get()));
-  for (int i = 0; i < rank && bytes.has_value(); ++i) bytes = CheckedMul(*bytes, static_cast<int64_t>(chunk[i]));
+  for (int i = 0; i < rank && bytes.has_value(); ++i) {
+    array->chunk.push_back(static_cast<int64_t>(chunk[i]));
+    bytes = CheckedMul(*bytes, array->chunk.back());
+  }
   if (!bytes.has_value() || *bytes <= 0 || *bytes > kMaxChunkBytes) {
     return Bad(array->name, "chunks of at most 1 GiB", bytes ? absl::StrCat(*bytes, " bytes") : "an overflow",
                "write it contiguous or in smaller chunks");
@@ -241,14 +292,14 @@ absl::Status LatentFileOpener::CheckBytes(const StoredArray& array, int64_t valu
   for (const int64_t dim : array.dims) bytes = bytes.has_value() ? CheckedMul(*bytes, dim) : bytes;
   const hsize_t stored = H5Dget_storage_size(array.dataset.get());
   const auto limit = static_cast<hsize_t>(info_.file_bytes);
-  const hsize_t most = stored <= limit ? stored * (array.deflated ? kMaxDeflateRatio : 1) : 0;
+  const hsize_t most = stored <= limit ? stored * (array.deflated() ? kMaxDeflateRatio : 1) : 0;
   if (!bytes.has_value() || static_cast<hsize_t>(*bytes) > most) {
     return absl::DataLossError(absl::StrCat(
         EscapeForMessage(path_), ": ", array.name, ": dims ", DimsText(array.dims), " need ",
         bytes ? absl::StrCat(*bytes, " bytes") : "more bytes than can be counted", ", but ", stored,
         " are stored in a file of ", info_.file_bytes, "; the file is incomplete or damaged: write or copy it again"));
   }
-  if (array.chunk_bytes > info_.file_bytes * (array.deflated ? kMaxDeflateRatio : 1)) {
+  if (array.chunk_bytes > info_.file_bytes * (array.deflated() ? kMaxDeflateRatio : 1)) {
     return Bad(array.name, "chunks that fit the file", absl::StrCat("chunks of ", array.chunk_bytes, " bytes"),
                "write it contiguous or in smaller chunks");
   }
@@ -262,6 +313,37 @@ absl::Status LatentFileOpener::CheckBytes(const StoredArray& array, int64_t valu
   return absl::OkStatus();
 }
 
+// Where every chunk lies. Chunks that nobody wrote are missing, so there are no more of them than bytes of the file.
+absl::StatusOr<ChunkedArray> LatentFileOpener::FindChunks(const StoredArray& array, int64_t value_bytes) {
+  ChunkedArray found{.path = path_,
+                     .name = array.name,
+                     .value_bytes = value_bytes,
+                     .filters = array.filters,
+                     .shuffle_bytes = array.shuffle_bytes,
+                     .places = {}};
+  CHECK(array.dims.size() <= found.dims.size());
+  if (array.chunk.size() != array.dims.size()) return Broken(array.name);
+  std::copy(array.dims.begin(), array.dims.end(), found.dims.begin());
+  std::copy(array.chunk.begin(), array.chunk.end(), found.chunk.begin());
+  std::array<int64_t, 4> at = {};  // the chunk's place in the grid
+  const std::array<int64_t, 4> grid = found.grid();
+  while (at[0] < grid[0]) {
+    hsize_t begin[4];
+    for (size_t i = 0; i < 4; ++i) begin[i] = static_cast<hsize_t>(at[i] * found.chunk[i]);
+    const std::optional<ChunkPlace> place = source_->FindChunk(array.dataset.get(), begin);
+    if (!place.has_value() || !found.Plausible(place->bytes)) {
+      return absl::DataLossError(
+          absl::StrCat(found.where(), ": chunk ", found.places.size(), " of ", found.chunk_bytes(), " bytes ",
+                       place ? absl::StrCat("is stored in ", place->bytes) : "is not stored, or without its filters",
+                       "; the file is incomplete or damaged: write or copy it again"));
+    }
+    found.places.push_back(*place);
+    ++at[3];
+    for (size_t i = 3; i > 0 && at[i] == grid[i]; --i) at[i] = 0, ++at[i - 1];
+  }
+  return found;
+}
+
 absl::StatusOr<std::optional<double>> LatentFileOpener::NumberAttribute(const char* name) {
   const htri_t exists = H5Aexists(file_.get(), name);
   if (exists < 0) return Broken(name);
@@ -270,15 +352,15 @@ absl::StatusOr<std::optional<double>> LatentFileOpener::NumberAttribute(const ch
   Hdf5Handle type(attribute.valid() ? H5Aget_type(attribute.get()) : -1, H5Tclose);
   Hdf5Handle space(attribute.valid() ? H5Aget_space(attribute.get()) : -1, H5Sclose);
   if (!type.valid() || !space.valid()) return Broken(name);
-  const H5T_class_t type_class = H5Tget_class(type.get());
-  const size_t bytes = H5Tget_size(type.get());
-  const bool boolean = type_class == H5T_ENUM && bytes == 1;  // how h5py stores True and False
-  const bool number = (type_class == H5T_FLOAT || type_class == H5T_INTEGER) && bytes <= 8;
-  if ((!number && !boolean) || H5Sget_simple_extent_npoints(space.get()) != 1) {
+  // How h5py stores True and False.
+  Hdf5Handle boolean(H5Tget_class(type.get()) == H5T_ENUM ? H5Tget_super(type.get()) : -1, H5Tclose);
+  const std::optional<IntegerType> integer = StandardInteger(boolean.valid() ? boolean.get() : type.get());
+  const bool number = boolean.valid() ? integer && integer->bytes == 1 : integer || IsStandardFloat(type.get());
+  if (!number || H5Sget_simple_extent_npoints(space.get()) != 1) {
     return Bad(absl::StrCat("attribute ", name), "one number", "another type or several values",
                "write it as a plain integer or float");
   }
-  if (boolean) {
+  if (boolean.valid()) {
     int8_t value = 0;
     if (H5Aread(attribute.get(), type.get(), &value) < 0) return Broken(name);
     return static_cast<double>(value);
@@ -378,27 +460,27 @@ absl::Status LatentFileOpener::OpenSamples() {
   info_.count = array.dims[0];
   info_.shape = {array.dims[1] / (moments ? 2 : 1), array.dims[2], array.dims[3]};
   info_.layout = array.layout;
-  return PrepareReading(std::move(array));
+  return PrepareReading(array);
 }
 
-absl::Status LatentFileOpener::PrepareReading(StoredArray array) {
-  if (array.layout == LatentLayout::kContiguous) {
-    out_->offset_ = static_cast<int64_t>(H5Dget_offset(array.dataset.get()));
-    posix_fadvise(out_->fd_, out_->offset_, 0, POSIX_FADV_RANDOM);
-    return absl::OkStatus();
+absl::Status LatentFileOpener::PrepareReading(const StoredArray& array) {
+  switch (array.layout) {
+    case LatentLayout::kContiguous:
+      out_->offset_ = static_cast<int64_t>(H5Dget_offset(array.dataset.get()));
+      posix_fadvise(out_->fd_, out_->offset_, 0, POSIX_FADV_RANDOM);
+      return absl::OkStatus();
+    case LatentLayout::kChunked: {
+      ASSIGN_OR_RETURN(ChunkedArray chunks, FindChunks(array, info_.type == LatentType::kFloat16 ? 2 : 4));
+      out_->chunks_ = std::make_unique<ChunkReader>(std::move(chunks));
+      return absl::OkStatus();
+    }
+    case LatentLayout::kCompact:
+      break;
   }
-  out_->hdf5_ = std::make_unique<LatentFile::Hdf5Side>();
-  out_->hdf5_->type = std::move(array.type);
-  if (array.layout == LatentLayout::kChunked) {
-    // The library skips its cache for chunks that do not fit, and then inflates a chunk for every sample.
-    Hdf5Handle access_list(H5Pcreate(H5P_DATASET_ACCESS), H5Pclose);
-    const auto cache_bytes = static_cast<size_t>(std::max(kChunkCacheBytes, array.chunk_bytes));
-    H5Pset_chunk_cache(access_list.get(), 12421, cache_bytes, 1.0);
-    array.dataset.Reset();
-    array.dataset = Hdf5Handle(H5Dopen2(file_.get(), array.name.c_str(), access_list.get()), H5Dclose);
-    if (!array.dataset.valid()) return Broken(array.name);
+  ASSIGN_OR_RETURN(out_->memory_, AlignedBuffer<std::byte>::Make(info_.count * info_.sample_bytes(), array.name));
+  if (H5Dread(array.dataset.get(), array.type.get(), H5S_ALL, H5S_ALL, H5P_DEFAULT, out_->memory_.data()) < 0) {
+    return Broken(array.name);
   }
-  out_->hdf5_->dataset = std::move(array.dataset);
   return absl::OkStatus();
 }
 
@@ -415,36 +497,50 @@ absl::Status LatentFileOpener::ReadLabels() {
   ASSIGN_OR_RETURN(const bool present, HasArray("labels"));
   if (!present) return Bad("root group", "an array labels [N]", "none", "write one integer class a sample");
   ASSIGN_OR_RETURN(const StoredArray array, OpenArray("labels"));
-  const size_t value_bytes = H5Tget_size(array.type.get());
-  if (H5Tget_class(array.type.get()) != H5T_INTEGER || value_bytes > 8) {
-    return Bad("labels type", "integers of 1 to 8 bytes", absl::StrCat("another type of ", value_bytes, " bytes"),
+  const std::optional<IntegerType> type = StandardInteger(array.type.get());
+  if (!type.has_value()) {
+    return Bad("labels type", "integers of 1 to 8 bytes",
+               absl::StrCat("another type of ", H5Tget_size(array.type.get()), " bytes"),
                "write it with astype('int64')");
   }
   if (array.dims != std::vector<int64_t>{info_.count}) {
     return Bad("labels shape", absl::StrCat("[", info_.count, "], one a sample"), DimsText(array.dims),
                "write as many labels as samples");
   }
-  RETURN_IF_ERROR(CheckBytes(array, static_cast<int64_t>(value_bytes)));
+  RETURN_IF_ERROR(CheckBytes(array, type->bytes));
+  return ReadIntegers(array, *type);
+}
+
+absl::Status LatentFileOpener::ReadIntegers(const StoredArray& array, const IntegerType& type) {
   int64_t limit = kMaxClasses;
   for (const int64_t classes : {info_.classes, expected_classes_})
     limit = classes > 0 ? std::min(limit, classes) : limit;
 
-  constexpr int64_t kBlock = 65536;
-  std::vector<int64_t> block(static_cast<size_t>(std::min(info_.count, kBlock)));
-  Hdf5Handle space(H5Dget_space(array.dataset.get()), H5Sclose);
+  const int64_t rows = array.layout == LatentLayout::kCompact ? info_.count : std::min<int64_t>(info_.count, 65536);
+  std::unique_ptr<ChunkReader> chunks;
+  if (array.layout == LatentLayout::kChunked) {
+    ASSIGN_OR_RETURN(ChunkedArray found, FindChunks(array, type.bytes));
+    chunks = std::make_unique<ChunkReader>(std::move(found));
+  }
+  std::vector<std::byte> raw(static_cast<size_t>(rows * type.bytes));
+  std::vector<int64_t> block(static_cast<size_t>(rows));
   out_->labels_.reserve(static_cast<size_t>(info_.count));
-  for (int64_t first = 0; first < info_.count; first += kBlock) {
-    const int64_t count = std::min(kBlock, info_.count - first);
-    const hsize_t start = static_cast<hsize_t>(first), length = static_cast<hsize_t>(count);
-    Hdf5Handle memory(H5Screate_simple(1, &length, nullptr), H5Sclose);
-    if (H5Sselect_hyperslab(space.get(), H5S_SELECT_SET, &start, nullptr, &length, nullptr) < 0 ||
-        H5Dread(array.dataset.get(), H5T_NATIVE_INT64, memory.get(), space.get(), H5P_DEFAULT, block.data()) < 0) {
-      return Broken("labels");
+  for (int64_t first = 0; first < info_.count; first += rows) {
+    const int64_t count = std::min(rows, info_.count - first);
+    if (array.layout == LatentLayout::kCompact) {
+      if (H5Dread(array.dataset.get(), array.type.get(), H5S_ALL, H5S_ALL, H5P_DEFAULT, raw.data()) < 0) {
+        return Broken("labels");
+      }
+    } else if (chunks != nullptr) {
+      RETURN_IF_ERROR(chunks->Read(out_->fd_, first, count, raw.data()));
+    } else {
+      const int64_t offset = static_cast<int64_t>(H5Dget_offset(array.dataset.get())) + first * type.bytes;
+      RETURN_IF_ERROR(ReadBytesAt(out_->fd_, offset, count * type.bytes, path_, raw.data()));
     }
+    for (int64_t i = 0; i < count; ++i) block[static_cast<size_t>(i)] = IntegerAt(raw.data() + i * type.bytes, type);
     RETURN_IF_ERROR(CheckLabels(block.data(), first, count, limit));
     out_->labels_.insert(out_->labels_.end(), block.begin(), block.begin() + count);
   }
-  if (out_->hdf5_ != nullptr) out_->hdf5_->file = std::move(file_);
   return absl::OkStatus();
 }
 
@@ -452,8 +548,6 @@ LatentFile::LatentFile() = default;
 
 LatentFile::~LatentFile() {
   if (fd_ >= 0) close(fd_);
-  const Hdf5Lock lock;
-  hdf5_.reset();
 }
 
 absl::StatusOr<std::unique_ptr<LatentFile>> LatentFile::Open(const std::string& path, int64_t classes) {
@@ -475,37 +569,9 @@ absl::Status LatentFile::ReadRaw(int64_t first, int64_t count, void* out) const 
     std::memcpy(out, memory, static_cast<size_t>(count * sample_bytes));
     return absl::OkStatus();
   }
-  if (hdf5_ != nullptr) {
-    const Hdf5Lock lock;
-    const hsize_t channels = static_cast<hsize_t>(info_.shape.channels) * (info_.kind == LatentKind::kMoments ? 2 : 1);
-    const hsize_t start[4] = {static_cast<hsize_t>(first), 0, 0, 0};
-    const hsize_t dims[4] = {static_cast<hsize_t>(count), channels, static_cast<hsize_t>(info_.shape.height),
-                             static_cast<hsize_t>(info_.shape.width)};
-    const Hdf5Handle memory(H5Screate_simple(4, dims, nullptr), H5Sclose);
-    const Hdf5Handle space(H5Dget_space(hdf5_->dataset.get()), H5Sclose);
-    if (H5Sselect_hyperslab(space.get(), H5S_SELECT_SET, start, nullptr, dims, nullptr) < 0 ||
-        H5Dread(hdf5_->dataset.get(), hdf5_->type.get(), memory.get(), space.get(), H5P_DEFAULT, out) < 0) {
-      return absl::DataLossError(absl::StrCat(EscapeForMessage(info_.path), ": samples ", first, " to ",
-                                              first + count - 1, ": cannot be read (", Hdf5ErrorText(),
-                                              "); write or copy the file again"));
-    }
-    return absl::OkStatus();
-  }
-  char* destination = static_cast<char*>(out);
-  int64_t offset = offset_ + first * sample_bytes, left = count * sample_bytes;
-  while (left > 0) {
-    const ssize_t got = pread(fd_, destination, static_cast<size_t>(left), offset);
-    if (got < 0 && errno == EINTR) continue;
-    if (got <= 0) {
-      return absl::DataLossError(absl::StrCat(EscapeForMessage(info_.path), ": ", left, " bytes at offset ", offset,
-                                              " cannot be read (", got < 0 ? std::strerror(errno) : "the file shrank",
-                                              "); check the disk, or write or copy the file again"));
-    }
-    destination += got;
-    offset += got;
-    left -= got;
-  }
-  return absl::OkStatus();
+  auto* const to = static_cast<std::byte*>(out);
+  if (chunks_ != nullptr) return chunks_->Read(fd_, first, count, to);
+  return ReadBytesAt(fd_, offset_ + first * sample_bytes, count * sample_bytes, info_.path, to);
 }
 
 absl::Status LatentFile::LoadIntoMemory() {
@@ -513,16 +579,11 @@ absl::Status LatentFile::LoadIntoMemory() {
   const int64_t sample_bytes = info_.sample_bytes();
   ASSIGN_OR_RETURN(AlignedBuffer<std::byte> memory,
                    AlignedBuffer<std::byte>::Make(info_.count * sample_bytes, EscapeForMessage(info_.path)));
-  if (hdf5_ == nullptr) posix_fadvise(fd_, offset_, memory.size(), POSIX_FADV_SEQUENTIAL);
-  // In blocks: one HDF5 read of everything would hold the process-wide lock for as long as the disk takes.
-  const int64_t block = std::max<int64_t>(1, kChunkCacheBytes / sample_bytes);
-  for (int64_t first = 0; first < info_.count; first += block) {
-    RETURN_IF_ERROR(ReadRaw(first, std::min(block, info_.count - first), memory.data() + first * sample_bytes));
-  }
+  if (chunks_ == nullptr) posix_fadvise(fd_, offset_, memory.size(), POSIX_FADV_SEQUENTIAL);
+  RETURN_IF_ERROR(ReadRaw(0, info_.count, memory.data()));
   memory_ = std::move(memory);
   close(std::exchange(fd_, -1));
-  const Hdf5Lock lock;
-  hdf5_.reset();
+  chunks_.reset();
   return absl::OkStatus();
 }
 

@@ -9,15 +9,17 @@
 //
 // Files are untrusted. Open refuses, with one line that says file, place, expected, got and fix: files that are not
 // regular or not whole, external or soft links, external storage, virtual layout, filters other than shuffle, deflate
-// and fletcher32, any type not named above (other byte orders and float64 are refused, not converted: conversion would
-// cost every read), shapes that disagree, sizes that the stored bytes cannot hold, labels out of range. Sizes are
+// and fletcher32, chunks that are missing, of a size that cannot be, or written without their filters, any type not
+// named above (other byte orders and float64 are refused, not converted: conversion would cost every read), shapes that
+// disagree, sizes that the stored bytes cannot hold, labels out of range. Sizes are
 // checked before memory is taken for them. Error kinds: NotFound (no such file), DataLoss (truncated or unreadable),
 // InvalidArgument (the schema is broken), ResourceExhausted (memory, descriptors).
 //
-// Contiguous data, which is what h5py writes by default and what LatentFileWriter writes, is read by pread at one
-// offset found at Open; HDF5 is not called again. It is never mapped: a file that shrinks would be a SIGBUS. Chunked
-// and compact data go through HDF5 with a cache of at least one whole chunk: right for sequential reading; for random
-// order keep the file in memory (LoadIntoMemory) or rewrite it contiguous.
+// HDF5 is called in Open only. Contiguous data, which is what h5py writes by default and what LatentFileWriter writes,
+// is read by pread at one offset found then. It is never mapped: a file that shrinks would be a SIGBUS. Chunked data is
+// read chunk by chunk at places found then (chunk_reader.h), with a cache of at least one chunk: right for sequential
+// reading; for random order keep the file in memory (LoadIntoMemory) or rewrite it contiguous. Compact data (at most 64
+// KiB) is copied at Open.
 #pragma once
 
 #include <cstddef>
@@ -31,6 +33,8 @@
 #include "data/aligned_buffer.h"
 
 namespace shardit {
+
+class ChunkReader;
 
 // Labels and the `classes` attribute stay below this, so that a histogram by class is always affordable.
 inline constexpr int64_t kMaxClasses = 1'000'000;
@@ -84,20 +88,19 @@ class LatentFile {
   // Reads every sample into memory once; ReadRaw then copies from there and the file is closed. Not thread-safe.
   absl::Status LoadIntoMemory();
 
-  // The stored bytes of a sample when LoadIntoMemory was called, else null.
+  // The stored bytes of a sample when LoadIntoMemory was called or the layout is compact, else null.
   const std::byte* InMemory(int64_t sample) const {
     return memory_.data() == nullptr ? nullptr : memory_.data() + sample * info_.sample_bytes();
   }
 
  private:
-  struct Hdf5Side;  // the open file and data set, kept only where the layout needs HDF5 to read
   LatentFile();
 
   LatentFileInfo info_;
   std::vector<int32_t> labels_;
   int fd_ = -1;
-  int64_t offset_ = 0;  // of sample 0 in the file, bytes; contiguous layout only
-  std::unique_ptr<Hdf5Side> hdf5_;
+  int64_t offset_ = 0;                   // of sample 0 in the file, bytes; contiguous layout only
+  std::unique_ptr<ChunkReader> chunks_;  // chunked layout only
   AlignedBuffer<std::byte> memory_;
 
   friend class LatentFileOpener;

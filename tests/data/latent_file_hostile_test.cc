@@ -2,6 +2,7 @@
 // crashes or takes memory that the file does not justify.
 #include <gtest/gtest.h>
 #include <unistd.h>
+#include <zlib.h>
 
 #include <filesystem>
 #include <string>
@@ -155,6 +156,106 @@ TEST_F(HostileFile, Filters) {
                           H5Pset_deflate(creation, 1);
                           H5Pset_deflate(creation, 1);
                         }});
+}
+
+// The library takes for granted that a chunk inflates to its size: memory behind it became labels and samples.
+TEST_F(HostileFile, ChunksOfAnotherSize) {
+  const auto with_chunk = [&](hid_t file, const char* name, const ArraySpec& spec, const std::string& stored,
+                              uint32_t mask) {
+    AddArray(file, name, spec);
+    const Hdf5Handle dataset(H5Dopen2(file, name, H5P_DEFAULT), H5Dclose);
+    const hsize_t begin[4] = {};
+    ASSERT_GE(H5Dwrite_chunk(dataset.get(), H5P_DEFAULT, mask, begin, stored.size(), stored.data()), 0);
+  };
+  const auto deflate = [](hid_t creation) { H5Pset_deflate(creation, 6); };
+  const auto packed = [](size_t bytes) {
+    const std::string plain(bytes, 'a');
+    std::string out(compressBound(bytes), '\0');
+    auto size = static_cast<uLongf>(out.size());
+    EXPECT_EQ(compress(reinterpret_cast<Bytef*>(out.data()), &size, reinterpret_cast<const Bytef*>(plain.data()),
+                       static_cast<uLong>(bytes)),
+              Z_OK);
+    return out.substr(0, size);
+  };
+  for (const size_t bytes : {size_t{16}, size_t{127}, size_t{129}, size_t{4096}}) {
+    ExpectRefused(StatusCode::kDataLoss, "labels: chunk 0: does not inflate to its 128 bytes", [&](hid_t file) {
+      AddArray(file, "latents", {{32, 1, 2, 2}});
+      with_chunk(file, "labels", {{32}, H5T_STD_I32LE, {32}, deflate}, packed(bytes), 0);
+    });
+    BuildHdf5(dir_ / "hostile.h5", [&](hid_t file) {
+      with_chunk(file, "latents", {{2, 1, 4, 4}, H5T_IEEE_F32LE, {2, 1, 4, 4}, deflate}, packed(bytes), 0);
+      AddArray(file, "labels", {{2}, H5T_STD_I64LE});
+    });
+    const absl::Status status = VerifyData(dir_ / "hostile.h5");
+    EXPECT_EQ(status.code(), StatusCode::kDataLoss);
+    EXPECT_TRUE(absl::StrContains(status.message(), "does not inflate to its 128 bytes")) << status;
+  }
+  ExpectRefused(StatusCode::kDataLoss, "without its filters", [&](hid_t file) {
+    AddArray(file, "latents", {{32, 1, 2, 2}});
+    with_chunk(file, "labels", {{32}, H5T_STD_I32LE, {32}, deflate}, std::string(100, '\0'), 1);
+  });
+  ExpectRefused(StatusCode::kDataLoss, "chunk 0 of 256 bytes is stored in 100000", [&](hid_t file) {
+    with_chunk(file, "latents", {{4, 1, 4, 4}, H5T_IEEE_F32LE, {4, 1, 4, 4}, deflate}, std::string(100000, '\0'), 0);
+    AddArray(file, "labels", {{4}, H5T_STD_I64LE});
+  });
+  // The size in the chunk's B-tree key: as many bytes as before in all.
+  BuildHdf5(dir_ / "hostile.h5", [&](hid_t file) {
+    AddArray(file, "latents", {{2, 1, 64, 64}, H5T_IEEE_F32LE, {1, 1, 64, 64}});
+    AddArray(file, "labels", {{2}, H5T_STD_I64LE});
+  });
+  std::string bytes = ReadBytes(dir_ / "hostile.h5");
+  const std::string keys("TREE\1\0\2\0", 8);  // of chunks, level 0, two entries
+  const size_t tree = bytes.find(keys);
+  ASSERT_NE(tree, bytes.npos);
+  const uint32_t sizes[2] = {1024, 2 * 16384 - 1024};
+  std::memcpy(bytes.data() + tree + 24, &sizes[0], 4);
+  std::memcpy(bytes.data() + tree + 24 + 56, &sizes[1], 4);
+  WriteBytes(dir_ / "hostile.h5", bytes);
+  ExpectRefused(dir_ / "hostile.h5", StatusCode::kDataLoss, "chunk 0 of 16384 bytes is stored in 1024");
+}
+
+TEST_F(HostileFile, ChunksThatNobodyWrote) {
+  BuildHdf5(dir_ / "hostile.h5", [&](hid_t file) {
+    AddArray(file, "latents",
+             {{8, 1, 4, 4}, H5T_IEEE_F32LE, {4, 1, 4, 4}, [](hid_t p) { H5Pset_deflate(p, 6); }, false});
+    AddArray(file, "labels", {{8}, H5T_STD_I64LE});
+    const Hdf5Handle dataset(H5Dopen2(file, "latents", H5P_DEFAULT), H5Dclose);
+    const hsize_t begin[4] = {};
+    const std::string stored(100, '\0');
+    ASSERT_GE(H5Dwrite_chunk(dataset.get(), H5P_DEFAULT, 0, begin, stored.size(), stored.data()), 0);
+  });
+  ExpectRefused(dir_ / "hostile.h5", StatusCode::kDataLoss, "chunk 1 of 256 bytes is not stored");
+}
+
+// Bits of an integer that lie outside it: the library wrote over its stack, or read other bits as labels.
+TEST_F(HostileFile, IntegersWithOtherBits) {
+  const hid_t odd = H5Tcopy(H5T_STD_I32LE);
+  H5Tset_precision(odd, 16);
+  H5Tset_offset(odd, 8);
+  ExpectRefused(StatusCode::kInvalidArgument, "labels type", [&](hid_t file) {
+    AddArray(file, "latents", {{2, 1, 2, 2}});
+    AddArray(file, "labels", {{2}, odd, {}, {}, false});
+  });
+  H5Tclose(odd);
+  // Offset 0, precision 32 of the attribute's type as it is stored, and what a hostile file makes of them.
+  const std::string stored("\x10\x08\0\0\4\0\0\0\0\0\x20\0", 12);
+  for (const std::string& bits : {std::string("\0\0\x40\xc6", 4), std::string("\0\1\x20\0", 4)}) {
+    BuildHdf5(dir_ / "hostile.h5", [&](hid_t file) {
+      AddArray(file, "latents", {{2, 1, 2, 2}});
+      AddArray(file, "labels", {{2}, H5T_STD_I64LE});
+      const Hdf5Handle space(H5Screate(H5S_SCALAR), H5Sclose);
+      const Hdf5Handle attribute(H5Acreate2(file, "classes", H5T_STD_I32LE, space.get(), H5P_DEFAULT, H5P_DEFAULT),
+                                 H5Aclose);
+      const int32_t value = 7;
+      H5Awrite(attribute.get(), H5T_NATIVE_INT32, &value);
+    });
+    std::string bytes = ReadBytes(dir_ / "hostile.h5");
+    const size_t at = bytes.find(stored);
+    ASSERT_NE(at, bytes.npos);
+    bytes.replace(at + 8, 4, bits);
+    WriteBytes(dir_ / "hostile.h5", bytes);
+    ExpectRefused(dir_ / "hostile.h5", StatusCode::kInvalidArgument, "attribute classes: expected one number");
+  }
 }
 
 TEST_F(HostileFile, DimsBeyondStoredBytes) {

@@ -4,6 +4,8 @@
 #include <unistd.h>
 
 #include <filesystem>
+#include <functional>
+#include <numeric>
 #include <thread>
 #include <vector>
 
@@ -90,7 +92,7 @@ TEST(LatentFile, MemoryHoldsTheSameBytesForEveryLayout) {
     const int64_t count = (*file)->info().count, bytes = (*file)->info().sample_bytes();
     std::string before(static_cast<size_t>(count * bytes), 'x'), after = before;
     ASSERT_TRUE((*file)->ReadRaw(0, count, before.data()).ok());
-    EXPECT_EQ((*file)->InMemory(0), nullptr);
+    EXPECT_EQ((*file)->InMemory(0) != nullptr, (*file)->info().layout == LatentLayout::kCompact);
     ASSERT_TRUE((*file)->LoadIntoMemory().ok());
     ASSERT_TRUE((*file)->LoadIntoMemory().ok());
     for (int64_t i = 0; i < count; ++i) ASSERT_TRUE((*file)->ReadRaw(i, 1, after.data() + i * bytes).ok());
@@ -99,7 +101,51 @@ TEST(LatentFile, MemoryHoldsTheSameBytesForEveryLayout) {
   }
 }
 
-// Chunked files are read through one library lock, contiguous ones without: both from several threads.
+// Chunks that cut every dim, with partial ones at the ends; every filter; both generations of the format's indexes.
+TEST(LatentFile, ReadsChunksOfAnyShape) {
+  const TempDir dir;
+  const auto none = [](hid_t) {};
+  const auto all = [](hid_t creation) {
+    H5Pset_shuffle(creation);
+    H5Pset_deflate(creation, 6);
+    H5Pset_fletcher32(creation);
+  };
+  const auto sum_inside = [](hid_t creation) {
+    H5Pset_fletcher32(creation);
+    H5Pset_deflate(creation, 6);
+  };
+  for (const std::vector<hsize_t>& chunk :
+       {std::vector<hsize_t>{2, 1, 2, 3}, std::vector<hsize_t>{5, 2, 3, 5}, std::vector<hsize_t>{1, 2, 1, 5}}) {
+    for (const std::function<void(hid_t)>& filters : std::vector<std::function<void(hid_t)>>{none, all, sum_inside}) {
+      for (const auto version : {H5F_LIBVER_EARLIEST, H5F_LIBVER_LATEST}) {
+        std::vector<float> values(5 * 30);
+        std::iota(values.begin(), values.end(), 0.5f);
+        const std::vector<int16_t> labels = {3, 1, 4, 1, 5};
+        {
+          const Hdf5Lock lock;
+          const Hdf5Handle creation(H5Pcreate(H5P_FILE_CREATE), H5Pclose), access(H5Pcreate(H5P_FILE_ACCESS), H5Pclose);
+          H5Pset_userblock(creation.get(), 512);
+          H5Pset_libver_bounds(access.get(), version, H5F_LIBVER_LATEST);
+          const Hdf5Handle file(H5Fcreate((dir / "a.h5").c_str(), H5F_ACC_TRUNC, creation.get(), access.get()),
+                                H5Fclose);
+          AddArray(file.get(), "latents", {{5, 2, 3, 5}, H5T_IEEE_F32LE, chunk, filters});
+          AddArray(file.get(), "labels", {{5}, H5T_STD_I16BE, {chunk[0]}, filters});
+          const Hdf5Handle samples(H5Dopen2(file.get(), "latents", H5P_DEFAULT), H5Dclose);
+          const Hdf5Handle classes(H5Dopen2(file.get(), "labels", H5P_DEFAULT), H5Dclose);
+          H5Dwrite(samples.get(), H5T_NATIVE_FLOAT, H5S_ALL, H5S_ALL, H5P_DEFAULT, values.data());
+          H5Dwrite(classes.get(), H5T_NATIVE_INT16, H5S_ALL, H5S_ALL, H5P_DEFAULT, labels.data());
+        }
+        const auto file = LatentFile::Open(dir / "a.h5");
+        ASSERT_TRUE(file.ok()) << file.status();
+        EXPECT_EQ((*file)->labels(), (std::vector<int32_t>{3, 1, 4, 1, 5}));
+        EXPECT_EQ(ReadFloats(**file, 0, 5), values);
+        EXPECT_EQ(ReadFloats(**file, 3, 1), std::vector<float>(values.begin() + 90, values.begin() + 120));
+      }
+    }
+  }
+}
+
+// Chunked files are read by one thread at a time, contiguous ones by all: both from several threads.
 TEST(LatentFile, ThreadsReadAtOnce) {
   for (const char* name : {"h5py_minimal.h5", "h5py_half_chunked.h5"}) {
     const auto file = LatentFile::Open(FixturePath(name));
