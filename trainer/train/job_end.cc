@@ -11,7 +11,7 @@
 namespace shardit {
 namespace {
 
-// A hiccup is forgotten after some hundred turns; the turns of rare validations are remembered as long.
+// A hiccup is forgotten after some hundred turns.
 constexpr double kForgetting = 0.998;
 
 bool ParseTime(const char* text, double* unix_seconds) {
@@ -20,8 +20,8 @@ bool ParseTime(const char* text, double* unix_seconds) {
 
 }  // namespace
 
-JobEnd::JobEnd(std::optional<double> unix_end, int64_t saved_bytes)
-    : unix_end_(unix_end), save_(static_cast<double>(saved_bytes) / kFirstSaveBytesPerSecond) {}
+JobEnd::JobEnd(std::optional<double> unix_end, const Guess& guess)
+    : unix_end_(unix_end), guess_(guess), save_(static_cast<double>(guess.saved_bytes) / kFirstSaveBytesPerSecond) {}
 
 absl::StatusOr<std::optional<double>> JobEnd::FromEnvironment() {
   double end = 0;
@@ -37,14 +37,28 @@ absl::StatusOr<std::optional<double>> JobEnd::FromEnvironment() {
   return std::nullopt;
 }
 
+void JobEnd::ExtraTook(Extra extra, double seconds) {
+  std::optional<double>& longest = extra == Extra::kValidation ? validation_ : grid_;
+  longest = std::max(longest.value_or(0), seconds);
+  besides_ += seconds;
+}
+
 void JobEnd::TurnTook(double seconds) {
-  if (warm_) turn_ = std::max(seconds, kForgetting * turn_);
+  if (warm_) turn_ = std::max(seconds - besides_, kForgetting * turn_);
   warm_ = true;
+  besides_ = 0;
 }
 
 void JobEnd::SaveTook(double seconds) {
   save_ = saw_save_ ? std::max(save_, seconds) : seconds;
   saw_save_ = true;
+}
+
+double JobEnd::Reserve(const NextTurn& next) const {
+  double extras = 0;
+  if (next.validates) extras += validation_.value_or(guess_.validation_turns * turn_);
+  if (next.draws_grid) extras += grid_.value_or(guess_.grid_turns * turn_);
+  return 2 * turn_ + extras + 2 * save_ + kMargin;
 }
 
 }  // namespace shardit

@@ -26,6 +26,7 @@ using Clock = std::chrono::steady_clock;
 // Weight, EMA and both moments, fp32.
 constexpr int64_t kSavedBytesPerParameter = 16;
 
+double Seconds(Clock::duration duration) { return std::chrono::duration<double>(duration).count(); }
 double Milliseconds(Clock::duration duration) { return std::chrono::duration<double, std::milli>(duration).count(); }
 
 NumericsState NumericsOf(const RunState& saved) {
@@ -92,7 +93,7 @@ TrainingRun::TrainingRun(World& world, const TrainRequest& request, const RankDe
              .numerics = &guards_.numerics(),
              .cuda_graph = options_.train.cuda_graph}),
       evaluation_(context_, state_, comms_, diffusion_, options_),
-      job_end_(job_end, ParameterCount(options_.model) * kSavedBytesPerParameter / world.size()),
+      job_end_(job_end, GuessForJobEnd()),
       peak_flops_(PeakFlops(device.device)) {
   BindToShare(share_);
   if (!request_.trace.empty()) context_.timeline().Enable();
@@ -294,7 +295,7 @@ absl::StatusOr<TrainingRun::StopReason> TrainingRun::RunSteps() {
     bytes_before_ = comms_.BytesSent();
     const StepReport report = step_.Run(**batch);
     RETURN_IF_ERROR(AfterStep(report, **batch, begin));
-    job_end_.TurnTook(1e-3 * Milliseconds(Clock::now() - begin));
+    job_end_.TurnTook(Seconds(Clock::now() - begin));
   }
   return StopReason::kNone;
 }
@@ -302,7 +303,9 @@ absl::StatusOr<TrainingRun::StopReason> TrainingRun::RunSteps() {
 TrainingRun::StopReason TrainingRun::WantsToStop() const {
   if (stop_signal_.requested()) return StopReason::kSignal;
   const double unix_now = std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
-  if (job_end_.MustStop(unix_now)) return StopReason::kJobEnd;
+  const int64_t next = state_.step + 1;
+  const JobEnd::NextTurn turn = {.validates = ValidatesAfter(next), .draws_grid = DrawsGridAfter(next)};
+  if (job_end_.MustStop(unix_now, turn)) return StopReason::kJobEnd;
   const bool enough = request_.stop_after > 0 && state_.step - first_step_ >= request_.stop_after;
   return enough ? StopReason::kLimit : StopReason::kNone;
 }
@@ -428,21 +431,47 @@ MetricsRow TrainingRun::MakeRow(const StepReport& report, double wait_ms, double
   return row;
 }
 
-absl::StatusOr<std::optional<double>> TrainingRun::MaybeValidate() {
-  const bool last = state_.step == options_.train.steps;
+bool TrainingRun::ValidatesAfter(int64_t step) const {
   const int64_t every = options_.log.validate_every;
-  if (data_.validation == nullptr || !(last || (every > 0 && state_.step % every == 0))) return std::optional<double>();
+  return data_.validation != nullptr && (step == options_.train.steps || (every > 0 && step % every == 0));
+}
+
+bool TrainingRun::DrawsGridAfter(int64_t step) const {
+  const int64_t every = options_.log.sample_every;
+  return every > 0 && step % every == 0;
+}
+
+// Forward passes of an image, each taken to cost what the image costs in a step: a few times too much for most models.
+JobEnd::Guess TrainingRun::GuessForJobEnd() const {
+  const double batch = static_cast<double>(options_.train.global_batch), ranks = world_.size();
+  int64_t held_out = data_.validation == nullptr ? 0 : data_.validation->size();
+  const LogOptions& log = options_.log;
+  if (log.validation_samples > 0) held_out = std::min(held_out, log.validation_samples);
+  const int64_t passes = log.sample_steps * (log.sample_cfg_scale == 1.0 ? 1 : 2);
+  const int64_t drawn = std::min<int64_t>(options_.model.classes, 10) * log.sample_per_class * passes;
+  return {.saved_bytes = ParameterCount(options_.model) * kSavedBytesPerParameter / world_.size(),
+          .validation_turns = static_cast<double>(held_out) / batch,
+          // One rank draws.
+          .grid_turns = static_cast<double>(drawn) * ranks / batch};
+}
+
+absl::StatusOr<std::optional<double>> TrainingRun::MaybeValidate() {
+  if (!ValidatesAfter(state_.step)) return std::optional<double>();
+  const Clock::time_point begin = Clock::now();
   guards_.beacon().Enter(Phase::kValidate, state_.step);
   ASSIGN_OR_RETURN(const double loss, evaluation_.HeldOutLoss(*data_.validation));
+  job_end_.ExtraTook(JobEnd::Extra::kValidation, Seconds(Clock::now() - begin));
   return std::optional<double>(loss);
 }
 
 absl::Status TrainingRun::MaybeSampleGrid() {
-  const int64_t every = options_.log.sample_every;
-  if (every == 0 || state_.step % every != 0) return absl::OkStatus();
+  if (!DrawsGridAfter(state_.step)) return absl::OkStatus();
+  const Clock::time_point begin = Clock::now();
   guards_.beacon().Enter(Phase::kSample, state_.step);
   ASSIGN_OR_RETURN(const std::optional<Image> grid, evaluation_.SampleGrid());
-  return AgreeStatus(comms_.control(), grid.has_value() ? WriteGrid(*grid) : absl::OkStatus());
+  RETURN_IF_ERROR(AgreeStatus(comms_.control(), grid.has_value() ? WriteGrid(*grid) : absl::OkStatus()));
+  job_end_.ExtraTook(JobEnd::Extra::kGrid, Seconds(Clock::now() - begin));
+  return absl::OkStatus();
 }
 
 absl::Status TrainingRun::WriteGrid(const Image& grid) {
@@ -454,6 +483,7 @@ absl::Status TrainingRun::WriteGrid(const Image& grid) {
 }
 
 absl::Status TrainingRun::SaveCheckpoint() {
+  const Clock::time_point begin = Clock::now();
   const TimedSpan span(context_.timeline(), SpanKind::kSave, "save");
   guards_.beacon().Enter(Phase::kSave, state_.step);
   // Rows up to this step are durable before the checkpoint that makes them final.
@@ -480,6 +510,7 @@ absl::Status TrainingRun::SaveCheckpoint() {
   saved.losses = {numerics.observed, numerics.mean, numerics.variance};
   saved.seed = options_.train.seed;
   RETURN_IF_ERROR(checkpointer_->Save(saved, StateSlices(state_)));
+  job_end_.SaveStalled(Seconds(Clock::now() - begin));
   last_saved_step_ = state_.step;
   ReportCheckpoint();
   return absl::OkStatus();

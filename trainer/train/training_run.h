@@ -59,6 +59,10 @@ class TrainingRun {
   // Why a run stops before a step; the greatest that any rank has is the reason of all.
   enum class StopReason : int32_t { kNone, kLimit, kJobEnd, kSignal };
   StopReason WantsToStop() const;
+  // What the loop does after step `step` besides saving.
+  bool ValidatesAfter(int64_t step) const;
+  bool DrawsGridAfter(int64_t step) const;
+  JobEnd::Guess GuessForJobEnd() const;
   // What all ranks decide together before a step.
   struct Decision {
     StopReason stop = StopReason::kNone;
