@@ -6,6 +6,7 @@
 #include "core/base/file.h"
 #include "core/base/status_macros.h"
 #include "launch/command_line.h"
+#include "parallel/comm/agree_status.h"
 #include "trainer/run_config/exit_code.h"
 #include "trainer/run_config/run_config.h"
 #include "trainer/train/train.h"
@@ -30,10 +31,16 @@ absl::Status CheckResume(const std::string& resume) {
                       ExitCode::kUsage);
 }
 
-absl::Status Run(World& world, Flags& flags) {
+absl::Status ReadRequest(World& world, Flags& flags) {
   RETURN_IF_ERROR(CheckResume(flags.request.resume));
   ASSIGN_OR_RETURN(flags.request.config,
                    LoadRunConfig({flags.config.files, flags.config.sets}, ConfigUse::kTrain, world.size()));
+  return absl::OkStatus();
+}
+
+absl::Status Run(World& world, Flags& flags) {
+  // World: a rank whose node lacks a file would leave alone, and the others would wait for it.
+  RETURN_IF_ERROR(AgreeStatus(world.comm(), ReadRequest(world, flags)));
   if (!flags.dry_run) return Train(world, flags.request);
   if (world.rank() != 0) return absl::OkStatus();
   ASSIGN_OR_RETURN(const std::string plan, DescribeRun(flags.request.config));

@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
 """A rank that stops in any phase of a step is named, with its phase and host, and the job ends with exit code 76 and a report;
-no process stays behind. A rank that was suspended for less than the deadline goes on. How long the naming took is printed; it
-is held to the deadline and 5 s where SHARDIT_LONG_TESTS says that the machine is not shared."""
+no process stays behind. Without the folder in which the watchdogs meet it ends too. A rank that was suspended for less than the
+deadline goes on. How long the naming took is printed; it is held to the deadline and 5 s where SHARDIT_LONG_TESTS says that
+the machine is not shared."""
 import concurrent.futures
 import os
 import pathlib
+import shutil
 import signal
 import socket
 import subprocess
@@ -112,6 +114,19 @@ def check_phase(t, config, what, phase):
     t.expect(not behind, f"{label}: processes {behind} stayed behind")
 
 
+def check_no_folder(t, config):
+    """Watchdogs that cannot meet, as on a full disk: the job ends all the same, a little later."""
+    process = start(t, config, "no_folder", "block:forward:rank1:step4")
+    lines = Lines(process.stderr)
+    while process.poll() is None:
+        shutil.rmtree(t.folder / "no_folder" / "watch", ignore_errors=True)
+        time.sleep(0.02)
+    lines.join()
+    text = "\n".join(line for _, line in lines.lines)
+    t.expect(process.returncode == 76, f"no folder to meet in: exit code {process.returncode}, expected 76\n{text}")
+    t.expect("hang: no report came" in text, f"no folder to meet in: {text}")
+
+
 def check_short_pause(t, config):
     """Shorter than the deadline: the run goes on, with the losses of a run left alone."""
     process = start(t, config, "paused", settings=["train.steps=600"])
@@ -141,7 +156,9 @@ def main():
     cases = [("stop", phase) for phase in ("forward", "backward", "collective", "data_wait", "save")]
     cases.append(("block", "forward"))
     with concurrent.futures.ThreadPoolExecutor(max_workers=3) as pool:  # jobs that mostly wait
+        no_folder = pool.submit(check_no_folder, t, config)
         list(pool.map(lambda case: check_phase(t, config, *case), cases))
+        no_folder.result()
     check_short_pause(t, config)
     t.finish()
 

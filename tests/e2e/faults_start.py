@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """What is refused before the first step, and by which exit code: ranks that disagree, ranks that do not come, a folder that
-another job uses, restarts that lead nowhere. Signals: to one rank, twice, during the start-up, during a save."""
+another job uses, restarts that lead nowhere. Stops: by the end of the job; by signals to one rank, twice, during the start-up,
+during a save."""
 import os
 import signal
 import subprocess
@@ -48,6 +49,13 @@ def check_agreement(t, config):
     t.expect(done.returncode == 64 and "24 samples" in done.stderr and "25 samples" in done.stderr,
              f"two data sets of one path: {done.returncode}\n{done.stderr}")
     t.expect(not (t.folder / "disagree").exists(), "a run folder was made")
+    # A node that lacks what the others have: all ranks hear of it, and none waits.
+    t.write_config("config0.textproto", CONFIG)
+    (t.folder / "branch0").mkdir()
+    for flags, said in (("--config config$R.textproto", "config1"), (f"--config {config} --resume branch$R", "branch1")):
+        done = launch(t, f"exec {t.program} train --out disagree {flags}")
+        t.expect(done.returncode == 64 and "rank 1: " in done.stderr and said in done.stderr,
+                 f"{flags} on one rank: {done.returncode}\n{done.stderr}")
     copy = t.folder / "shardit_copy"
     copy.write_bytes(open(t.program, "rb").read() + b"\0")
     copy.chmod(0o755)
@@ -100,6 +108,18 @@ def check_restarts(t, config):
     train(t, config, "stalled", ["--max-stalled-restarts", "2"])
 
 
+def check_end_of_job(t, config):
+    """A held-out loss that would outlast the job is not begun: the step before it is saved."""
+    t.write_data("held_out.h5", count=200000)
+    os.environ["SHARDIT_JOB_END"] = str(time.time() + 20)
+    sets = ("train.global_batch=1", "train.steps=20", "checkpoint.every_steps=0", "data.validation_path=held_out.h5")
+    error = train(t, config, "ending", [word for one in sets for word in ("--set", one)], code=75)
+    del os.environ["SHARDIT_JOB_END"]
+    t.expect("before the end of the job" in error, f"end of the job: {error}")
+    t.expect(steps_logged(t.folder / "ending")[-1] == 19, f"rows {steps_logged(t.folder / 'ending')}")
+    t.expect(checkpoint_bytes(t.folder / "ending", 19), "end of the job: nothing saved")
+
+
 def check_signal_to_one_rank(t, config):
     command = [*t.mpirun, "-n", "3", t.program, "train", "--config", str(config), "--out", "one_rank", *LONG,
                "--set", "train.global_batch=9"]
@@ -150,6 +170,7 @@ def main():
     check_missing_rank(t, config)
     check_lease(t, config)
     check_restarts(t, config)
+    check_end_of_job(t, config)
     check_signal_to_one_rank(t, config)
     check_signal_at_start(t, config)
     check_signal_during_save(t, config)
