@@ -9,8 +9,10 @@
 #include "nlohmann/json.hpp"
 #include "parallel/comm/world.h"
 #include "trainer/plan/layout_search.h"
+#include "trainer/plan/memory_advice.h"
 #include "trainer/plan/plan_report.h"
 #include "trainer/plan/run_plan.h"
+#include "trainer/run_config/check_layout.h"
 #include "trainer/train/optimizer.h"
 #include "trainer/train/step_comms.h"
 #include "trainer/train/train_state.h"
@@ -158,7 +160,20 @@ INSTANTIATE_TEST_SUITE_P(
         Case{"pp3_many", kCross, {.dp = 1, .pp = 3}, 1, 24, 5}),
     [](const auto& info) { return info.param.name; });
 
-// Axes that are cut evenly: exact counts equal the closed forms, for every design and ZeRO stage.
+void ExpectCountsEqualFormulas(const RunOptions& options, const std::string& what) {
+  const absl::StatusOr<RunPlan> plan = PlanRun(options, Figures());
+  ASSERT_TRUE(plan.ok());
+  for (size_t i = 0; i < plan->ranks.size(); ++i) {
+    const std::string where = absl::StrCat(what, " stage ", i);
+    const AxisBytes& sent = plan->ranks[i].sent_data;
+    EXPECT_EQ(static_cast<double>(sent.tp), plan->formulas[i].tp.bytes) << where;
+    EXPECT_EQ(static_cast<double>(sent.pp), plan->formulas[i].pp.bytes) << where;
+    // Buckets are cut at whole blocks, so the first rank's part may be half a block larger.
+    EXPECT_NEAR(static_cast<double>(sent.dp), plan->formulas[i].dp.bytes, 0.005 * plan->formulas[i].dp.bytes) << where;
+  }
+}
+
+// Axes that are cut evenly: exact counts equal the closed forms, for every design, ZeRO stage and type of activations.
 TEST(ClosedForms, EqualWhatIsCounted) {
   for (const Conditioning conditioning : {kZero, kAdaLn, kCross, kContext}) {
     for (const int64_t zero : {0, 1, 2, 3}) {
@@ -166,35 +181,58 @@ TEST(ClosedForms, EqualWhatIsCounted) {
         for (const RecomputeMode recompute : {RecomputeMode::kNone, RecomputeMode::kSelective, RecomputeMode::kFull}) {
           Case test{"", conditioning, {.dp = 2, .tp = 2, .pp = 2, .zero_stage = zero, .sequence_parallel = cut}};
           test.parallel.recompute = recompute;
-          const absl::StatusOr<RunPlan> plan = PlanRun(OptionsOf(test), Figures());
-          ASSERT_TRUE(plan.ok());
-          for (size_t i = 0; i < plan->ranks.size(); ++i) {
-            const std::string where = absl::StrCat(std::string(Name(conditioning)), " zero ", zero, cut ? " sp" : "",
-                                                   " recompute ", static_cast<int>(recompute), " stage ", i);
-            const AxisBytes& sent = plan->ranks[i].sent_data;
-            EXPECT_EQ(static_cast<double>(sent.tp), plan->formulas[i].tp.bytes) << where;
-            EXPECT_EQ(static_cast<double>(sent.pp), plan->formulas[i].pp.bytes) << where;
-            // Buckets are cut at whole blocks, so the first rank's part may be half a block larger.
-            EXPECT_NEAR(static_cast<double>(sent.dp), plan->formulas[i].dp.bytes, 0.005 * plan->formulas[i].dp.bytes)
-                << where;
-          }
+          const std::string where = absl::StrCat(std::string(Name(conditioning)), " zero ", zero, cut ? " sp" : "",
+                                                 " recompute ", static_cast<int>(recompute));
+          RunOptions options = OptionsOf(test);
+          ExpectCountsEqualFormulas(options, where);
+          options.train.precision = Precision::kBf16;
+          ExpectCountsEqualFormulas(options, where + " BF16");
         }
       }
     }
   }
 }
 
-// A long step is planned from shorter ones; the counts are those of the whole.
+// A long step is planned from shorter ones; the counts are those of the whole, and the memory is a run's.
 TEST(RankPlan, LongStepsAreExtrapolatedExactly) {
   for (const ScheduleKind schedule : kScheduleKinds) {
-    Case test{"", kZero, {.dp = 2, .pp = 2, .zero_stage = 2, .schedule = schedule}, 1, 60};  // 30 micro-batches
-    if (schedule == ScheduleKind::kInterleaved) test.parallel.virtual_stages = 2;
-    const absl::StatusOr<RunPlan> plan = PlanRun(OptionsOf(test), Figures());
-    ASSERT_TRUE(plan.ok());
-    for (size_t i = 0; i < plan->ranks.size(); ++i) {
-      EXPECT_EQ(static_cast<double>(plan->ranks[i].sent_data.pp), plan->formulas[i].pp.bytes);
-      EXPECT_EQ(plan->ranks[i].kernels.at("attention_fwd").calls, 60);  // two blocks
+    for (const int64_t pp : {1, 2}) {
+      SCOPED_TRACE(absl::StrCat(std::string(Name(schedule)), " pp ", pp));
+      Case test{"", kZero, {.dp = 2, .pp = pp, .zero_stage = 2, .schedule = schedule}, 1, 60};  // 30 micro-batches
+      if (schedule == ScheduleKind::kInterleaved) test.parallel.virtual_stages = 2;
+      const RunOptions options = OptionsOf(test);
+      const absl::StatusOr<RunPlan> plan = PlanRun(options, CpuFigures());
+      ASSERT_TRUE(plan.ok());
+      std::vector<Used> used(static_cast<size_t>(plan->shape.ranks()));
+      RunThreadWorld(plan->shape.ranks(), [&](World& world) {
+        used[static_cast<size_t>(world.rank())] = RunRank(world, options, plan->shape);
+      });
+      for (size_t i = 0; i < plan->ranks.size(); ++i) {
+        const RankPlan& rank = plan->ranks[i];
+        EXPECT_EQ(static_cast<double>(rank.sent_data.pp), plan->formulas[i].pp.bytes);
+        EXPECT_EQ(rank.kernels.at("attention_fwd").calls, 30 * test.depth / pp);
+        const Used& real = used[static_cast<size_t>(RankOf(plan->shape, rank.coords))];
+        EXPECT_EQ(rank.sent, real.sent);
+        ExpectBounds(rank.memory.peak_bytes_in_use, real.memory.peak_bytes_in_use);
+        int64_t owners = 0;
+        for (const int64_t bytes : rank.memory.peak_by_owner) owners += bytes;
+        EXPECT_EQ(owners, rank.memory.peak_bytes_in_use);
+      }
     }
+  }
+}
+
+// The check before a start on a GPU looks at every stage that may be the fullest: here one of the middle.
+TEST(MemoryAdvice, PlansTheFullestStage) {
+  RunOptions options = OptionsOf({"", kZero, {.dp = 1, .pp = 4}, 1, 16, 10});
+  for (const Precision precision : {Precision::kFp32, Precision::kBf16}) {
+    options.train.precision = precision;
+    const absl::StatusOr<RunPlan> plan = PlanRun(options, Figures());
+    ASSERT_TRUE(plan.ok());
+    EXPECT_TRUE(plan->fullest > 0 && plan->fullest < 3) << plan->fullest;
+    const AllocatorStats planned = PlannedGpuMemory(options, plan->shape);
+    EXPECT_EQ(planned.peak_bytes_in_use, plan->largest().memory.peak_bytes_in_use);
+    EXPECT_EQ(planned.peak_by_owner, plan->largest().memory.peak_by_owner);
   }
 }
 
@@ -289,6 +327,35 @@ TEST(LayoutSearch, FitsTheMemoryOfTheDevice) {
   const absl::Status none = SearchLayouts(SearchOptions(), 8, figures).status();
   EXPECT_EQ(none.code(), absl::StatusCode::kResourceExhausted);
   EXPECT_NE(none.message().find("the smallest is dp"), absl::string_view::npos) << none;
+}
+
+// Whatever is found, also as the best of its kind, can be trained.
+TEST(LayoutSearch, FindsWhatTrainingTakes) {
+  RunOptions deterministic = SearchOptions();
+  deterministic.train.deterministic = true;
+  RunOptions few_tokens = SearchOptions();
+  few_tokens.model.conditioning = kContext;
+  few_tokens.model.side = 4;
+  few_tokens.model.heads = 6;
+  // Memory so small that layouts which training refuses would otherwise be the best of their kinds.
+  for (const auto& [options, world] : {std::pair(deterministic, 8), std::pair(few_tokens, 6)}) {
+    for (const int64_t mib : {215, 142, 62}) {
+      ClusterFigures figures = Figures();
+      figures.memory_bytes = mib << 20;
+      const absl::StatusOr<LayoutSearchResult> found = SearchLayouts(options, world, figures);
+      if (!found.ok()) continue;
+      const auto check = [&](const ParallelOptions& parallel, int64_t micro_batch) {
+        TrainOptions train = options.train;
+        train.micro_batch = micro_batch;
+        const absl::Status taken = CheckLayout(options.model, parallel, train);
+        EXPECT_TRUE(taken.ok()) << mib << " MiB: " << LayoutName(parallel, micro_batch) << ": " << taken;
+      };
+      for (const RunPlan& plan : found->finalists) check(plan.options.parallel, plan.options.train.micro_batch);
+      for (const LayoutFamily& family : found->families) {
+        if (family.possible) check(family.best.parallel, family.best.micro_batch);
+      }
+    }
+  }
 }
 
 TEST(LayoutSearch, SaysWhenNothingDivides) {

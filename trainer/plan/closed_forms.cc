@@ -8,7 +8,7 @@
 namespace shardit {
 namespace {
 
-constexpr double kBytes = 4;  // of an element
+constexpr double kGradientBytes = 4;  // of an element, of weights and of the condition
 
 double Part(double ranks) { return (ranks - 1) / ranks; }
 
@@ -16,25 +16,31 @@ bool IsAdaLn(Conditioning conditioning) {
   return conditioning == Conditioning::kAdaLnZero || conditioning == Conditioning::kAdaLn;
 }
 
-AxisFormula DataAxis(const ParallelOptions& parallel, double ranks, double micro_batches, double elements) {
-  const double once = Part(ranks) * kBytes * elements;
+double ElementBytes(const RunOptions& options) {
+  return static_cast<double>(SizeOf(ComputeType(options.train.precision)));
+}
+
+AxisFormula DataAxis(const RunOptions& options, double ranks, double micro_batches, double elements) {
   if (ranks == 1) return {0, "0"};
-  switch (parallel.zero_stage) {
+  const double weight = ElementBytes(options), once = Part(ranks) * elements;
+  switch (options.parallel.zero_stage) {
     case 0:
+      return {once * 2 * kGradientBytes, "(n-1)/n 8P"};
     case 1:
-      return {2 * once, "2 (n-1)/n 4P"};
+      return {once * (kGradientBytes + weight), absl::StrCat("(n-1)/n ", kGradientBytes + weight, "P")};
     case 2:
-      return {once * (micro_batches + 1), "(n-1)/n 4P (m + 1)"};
+      return {once * (micro_batches * kGradientBytes + weight), absl::StrCat("(n-1)/n (4m + ", weight, ") P")};
     default:
-      return {once * 3 * micro_batches, "(n-1)/n 4P 3m"};
+      return {once * micro_batches * (kGradientBytes + 2 * weight),
+              absl::StrCat("(n-1)/n ", kGradientBytes + 2 * weight, "P m")};
   }
 }
 
-// Bytes of the condition that flows between units, of a micro-batch.
-double ConditionBytes(const DitConfig& model, double images) {
+// Elements of the condition that flows between units, of a micro-batch.
+double ConditionElements(const DitConfig& model, double images) {
   if (model.conditioning == Conditioning::kInContext) return 0;
   const double tokens = model.conditioning == Conditioning::kCrossAttention ? 2 : 1;
-  return kBytes * images * tokens * static_cast<double>(model.width);
+  return images * tokens * static_cast<double>(model.width);
 }
 
 double FlowTokens(const DitConfig& model) {
@@ -46,7 +52,7 @@ AxisFormula TensorAxisBytes(const RunOptions& options, double ranks, double micr
   const DitConfig& model = options.model;
   const bool cut = options.parallel.sequence_parallel, adaln = IsAdaLn(model.conditioning);
   const double images = static_cast<double>(options.train.micro_batch), width = static_cast<double>(model.width);
-  const double tokens = kBytes * images * FlowTokens(model) * width;
+  const double element = ElementBytes(options), tokens = element * images * FlowTokens(model) * width;
   const int units = static_cast<int>(model.depth) + 2;
   double blocks = 0, readers = 0;
   for (const UnitRange& part : rank.parts) {
@@ -61,25 +67,27 @@ AxisFormula TensorAxisBytes(const RunOptions& options, double ranks, double micr
   if (adaln) {
     const double parts = model.conditioning == Conditioning::kAdaLnZero ? 6 : 4;
     const double vectors = parts * blocks + (output ? 2 : 0);
-    bytes += micro_batches * (cut ? 2 : 1) * Part(ranks) * kBytes * images * width * vectors;
-    absl::StrAppend(&text, " + ", cut ? "2 " : "", "(t-1)/t 4bD (", parts, "L", output ? " + 2" : "", ") m");
+    bytes += micro_batches * (cut ? 2 : 1) * Part(ranks) * element * images * width * vectors;
+    absl::StrAppend(&text, " + ", cut ? "2 " : "", "(t-1)/t ", element, "bD (", parts, "L", output ? " + 2" : "",
+                    ") m");
   }
-  const double condition = ConditionBytes(model, images);
+  const double condition = kGradientBytes * ConditionElements(model, images);
   if (condition > 0) {
     bytes += micro_batches * 2 * Part(ranks) * condition * readers;
-    absl::StrAppend(&text, " + 2 (t-1)/t |c| m", readers > 1 ? " v" : "");
+    absl::StrAppend(&text, " + 2 (t-1)/t |dc| m", readers > 1 ? " v" : "");
   }
   if (cut && model.conditioning == Conditioning::kInContext && input) {
-    bytes += micro_batches * 2 * Part(ranks) * 2 * kBytes * images * width;
+    bytes += micro_batches * 2 * Part(ranks) * 2 * kGradientBytes * images * width;
     absl::StrAppend(&text, " + 2 (t-1)/t 8bD m");
   }
   if (cut && output) {
-    bytes += micro_batches * Part(ranks) * kBytes * images * FlowTokens(model) * static_cast<double>(model.patch_out());
-    absl::StrAppend(&text, " + (t-1)/t 4bTE m");
+    bytes +=
+        micro_batches * Part(ranks) * element * images * FlowTokens(model) * static_cast<double>(model.patch_out());
+    absl::StrAppend(&text, " + (t-1)/t ", element, "bTE m");
   }
   if (cut) {
     const bool often = options.parallel.zero_stage >= 2 || options.train.deterministic;
-    bytes += (often ? micro_batches : 1) * 2 * Part(ranks) * kBytes * static_cast<double>(rank.per_token);
+    bytes += (often ? micro_batches : 1) * 2 * Part(ranks) * kGradientBytes * static_cast<double>(rank.per_token);
     absl::StrAppend(&text, " + 2 (t-1)/t 4P'", often ? " m" : "");
   }
   return {bytes, text};
@@ -94,18 +102,23 @@ AxisFormula PipelineAxis(const RunOptions& options, const MeshShape& shape, doub
   if (options.parallel.sequence_parallel) {
     tokens = static_cast<double>(PartRange(static_cast<int64_t>(tokens), shape.tp, rank.coords.tp).size());
   }
-  const double boundary = kBytes * images * tokens * static_cast<double>(model.width) + ConditionBytes(model, images);
+  const double element = ElementBytes(options), condition = ConditionElements(model, images);
+  const double own = element * images * tokens * static_cast<double>(model.width);
   const int units = static_cast<int>(model.depth) + 2;
-  double neighbours = 0;
-  for (const UnitRange& part : rank.parts) neighbours += (part.begin > 0 ? 1 : 0) + (part.end < units ? 1 : 0);
-  return {micro_batches * neighbours * boundary, absl::StrCat(neighbours, " (A' + |c|) m")};
+  double next = 0, previous = 0;  // parts of the model that a message goes to
+  for (const UnitRange& part : rank.parts) {
+    next += part.end < units ? 1 : 0;
+    previous += part.begin > 0 ? 1 : 0;
+  }
+  const double bytes = (next + previous) * own + (next * element + previous * kGradientBytes) * condition;
+  return {micro_batches * bytes, absl::StrCat("(", next, " (A' + |c|) + ", previous, " (A' + |dc|)) m")};
 }
 
 }  // namespace
 
 ClosedForms FormulasOf(const RunOptions& options, const MeshShape& shape, const RankPlan& rank) {
   const double micro_batches = static_cast<double>(options.train.global_batch / (shape.dp * options.train.micro_batch));
-  return {.dp = DataAxis(options.parallel, shape.dp, micro_batches, static_cast<double>(rank.padded)),
+  return {.dp = DataAxis(options, shape.dp, micro_batches, static_cast<double>(rank.padded)),
           .tp = TensorAxisBytes(options, shape.tp, micro_batches, rank),
           .pp = PipelineAxis(options, shape, micro_batches, rank)};
 }

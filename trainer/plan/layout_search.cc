@@ -1,7 +1,6 @@
 #include "trainer/plan/layout_search.h"
 
 #include <algorithm>
-#include <bit>
 #include <functional>
 #include <limits>
 #include <tuple>
@@ -11,6 +10,7 @@
 #include "absl/strings/str_format.h"
 #include "core/base/status_macros.h"
 #include "trainer/plan/layout_estimate.h"
+#include "trainer/run_config/check_layout.h"
 
 namespace shardit {
 namespace {
@@ -34,10 +34,8 @@ std::vector<int64_t> Divisors(int64_t n) {
 // Micro-batches that divide the local batch; in deterministic mode the one that virtual shards allow.
 std::vector<int64_t> MicroBatches(const TrainOptions& train, int64_t dp) {
   if (train.global_batch % dp != 0) return {};
-  if (!train.deterministic) return Divisors(train.global_batch / dp);
-  const bool possible = std::has_single_bit(static_cast<uint64_t>(dp)) && dp <= train.virtual_shards &&
-                        train.global_batch % train.virtual_shards == 0;
-  return possible ? std::vector<int64_t>{train.global_batch / train.virtual_shards} : std::vector<int64_t>{};
+  if (train.deterministic) return {train.global_batch / train.virtual_shards};
+  return Divisors(train.global_batch / dp);
 }
 
 // GPIPE is left out: 1F1B takes the same time and holds fewer activations.
@@ -51,11 +49,11 @@ std::vector<std::pair<ScheduleKind, int64_t>> Schedules(int64_t pp, int64_t dept
   return schedules;
 }
 
-// Calls `visit` for every layout that divides model and batch.
+// Calls `visit` for every layout that training takes; loops leave early where nothing inside of them would be.
 void ForEachLayout(const RunOptions& options, int64_t world,
                    const std::function<void(const ParallelOptions&, int64_t micro_batch)>& visit) {
   const DitConfig& model = options.model;
-  const int64_t tokens = model.tokens() + (model.conditioning == Conditioning::kInContext ? 2 : 0);
+  TrainOptions train = options.train;
   for (const int64_t pp : Divisors(world)) {
     if (pp > model.depth) continue;
     for (const int64_t tp : Divisors(world / pp)) {
@@ -65,16 +63,17 @@ void ForEachLayout(const RunOptions& options, int64_t world,
       layout.tp = tp;
       layout.dp = world / pp / tp;
       for (const int64_t micro_batch : MicroBatches(options.train, layout.dp)) {
+        train.micro_batch = micro_batch;
         for (const auto& [schedule, parts] : Schedules(pp, model.depth)) {
           layout.schedule = schedule;
           layout.virtual_stages = parts;
           for (const bool cut : {false, true}) {
-            if (cut && (tp == 1 || tokens < tp)) continue;
+            if (cut && tp == 1) continue;
             layout.sequence_parallel = cut;
             for (layout.zero_stage = 0; layout.zero_stage <= (layout.dp == 1 ? 0 : 3); ++layout.zero_stage) {
               for (const RecomputeMode mode : {RecomputeMode::kNone, RecomputeMode::kSelective, RecomputeMode::kFull}) {
                 layout.recompute = mode;
-                visit(layout, micro_batch);
+                if (CheckLayout(model, layout, train).ok()) visit(layout, micro_batch);
               }
             }
           }

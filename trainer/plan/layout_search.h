@@ -1,6 +1,6 @@
 // LayoutSearch: which layout of a given world trains fastest. Every combination of pp, dp, tp, sequence parallelism,
-// ZeRO stage, schedule, virtual stages, micro-batch and recomputation that divides the model and the batch is estimated
-// in closed form from the costs of single units; the best few are then planned (trainer/plan/run_plan.h) and ordered by
+// ZeRO stage, schedule, virtual stages, micro-batch and recomputation that training takes (CheckLayout) is estimated in
+// closed form from the costs of single units; the best few are then planned (trainer/plan/run_plan.h) and ordered by
 // what the plan says.
 #pragma once
 

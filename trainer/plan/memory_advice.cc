@@ -8,6 +8,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "trainer/plan/rank_plan.h"
+#include "trainer/run_config/check_layout.h"
 
 namespace shardit {
 namespace {
@@ -28,7 +29,7 @@ double RecomputeCost(RecomputeMode mode) {
   return mode == RecomputeMode::kFull ? kFullRecompute : mode == RecomputeMode::kSelective ? kSelectiveRecompute : 0.0;
 }
 
-// Every combination that asks for no more memory than the run itself.
+// Every combination that asks for no more memory than the run itself, and that training takes.
 std::vector<Candidate> Candidates(const RunOptions& options, const MeshShape& shape) {
   std::vector<Candidate> candidates;
   const int64_t last_zero = shape.dp > 1 ? 3 : options.parallel.zero_stage;
@@ -41,7 +42,9 @@ std::vector<Candidate> Candidates(const RunOptions& options, const MeshShape& sh
         candidate.options.parallel.recompute = recompute;
         candidate.options.parallel.zero_stage = zero;
         candidate.options.train.micro_batch = micro;
-        candidates.push_back(std::move(candidate));
+        if (CheckLayout(options.model, candidate.options.parallel, candidate.options.train).ok()) {
+          candidates.push_back(std::move(candidate));
+        }
         // Virtual shards fix the micro-batch in deterministic mode.
         if (micro % 2 != 0 || options.train.deterministic) break;
       }
@@ -78,11 +81,11 @@ AllocatorStats PlannedGpuMemory(const RunOptions& options, const MeshShape& shap
   figures.intra_node = figures.inter_node = {.latency_seconds = 0, .bytes_per_second = 1};
   const RankPlacement placement{.ranks_per_node = shape.ranks()};
   AllocatorStats fullest;
-  // The ends of a pipeline hold most: the first has most micro-batches in flight, the last the loss.
-  for (const int pp : {0, shape.pp - 1}) {
+  const std::vector<int> alike = FirstAlike(options, shape);
+  for (int pp = 0; pp < shape.pp; ++pp) {
+    if (alike[static_cast<size_t>(pp)] != pp) continue;
     const AllocatorStats memory = PlanRank(options, shape, {.pp = pp}, figures, placement).memory;
     if (memory.peak_bytes_in_use > fullest.peak_bytes_in_use) fullest = memory;
-    if (shape.pp == 1) break;
   }
   return fullest;
 }

@@ -104,6 +104,11 @@ void Extrapolate(const RankPlan& later, double times, RankPlan* plan) {
       grow(&((*plan).*bytes.*axis), later.*bytes.*axis);
     }
   }
+  // GPIPE holds every micro-batch until the last forward; other schedules as many as the pipeline has stages.
+  grow(&plan->memory.peak_bytes_in_use, later.memory.peak_bytes_in_use);
+  for (size_t owner = 0; owner < plan->memory.peak_by_owner.size(); ++owner) {
+    grow(&plan->memory.peak_by_owner[owner], later.memory.peak_by_owner[owner]);
+  }
   grow(&plan->seconds, later.seconds);
   grow(&plan->passes_seconds, later.passes_seconds);
   for (size_t axis = 0; axis < plan->waited.size(); ++axis) grow(&plan->waited[axis], later.waited[axis]);
@@ -139,7 +144,6 @@ RankPlan PlanMicroBatches(const RunOptions& options, const MeshShape& shape, con
   RankPlan plan = PlanSteps(options, shape, coords, figures, placement, full);
   const RankPlan later = PlanSteps(options, shape, coords, figures, placement, full + round);
   Extrapolate(later, static_cast<double>((micro_batches - full) / round), &plan);
-  plan.memory = later.memory;
   return plan;
 }
 
@@ -151,6 +155,20 @@ RankPlan PlanRank(const RunOptions& options, const MeshShape& shape, const MeshC
   RankPlan plan = PlanMicroBatches(options, shape, coords, figures, placement, micro_batches);
   if (shape.pp > 1) plan.boundary_bytes = plan.sent_data.pp / (micro_batches * Messages(plan, shape));
   return plan;
+}
+
+std::vector<int> FirstAlike(const RunOptions& options, const MeshShape& shape) {
+  std::map<std::vector<int>, int> first;
+  std::vector<int> alike;
+  for (int pp = 0; pp < shape.pp; ++pp) {
+    const Sharding sharding = MakeSharding(options.model, options.parallel, options.train.deterministic, shape,
+                                           {.pp = pp}, ComputeType(options.train.precision));
+    std::vector<int> key{sharding.holds_input(),
+                         sharding.parts.back().end == static_cast<int>(options.model.depth) + 2};
+    for (const UnitRange& part : sharding.parts) key.push_back(part.end - part.begin);
+    alike.push_back(first.try_emplace(std::move(key), pp).first->second);
+  }
+  return alike;
 }
 
 }  // namespace shardit

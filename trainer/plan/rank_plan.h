@@ -52,4 +52,8 @@ struct RankPlan {
 RankPlan PlanRank(const RunOptions& options, const MeshShape& shape, const MeshCoords& coords,
                   const ClusterFigures& figures, const RankPlacement& placement);
 
+// By pipeline stage: the first one that runs the same units, of the same ends of the chain. It holds at least as much
+// memory as the later ones, which have as many micro-batches in flight or fewer.
+std::vector<int> FirstAlike(const RunOptions& options, const MeshShape& shape);
+
 }  // namespace shardit

@@ -1,7 +1,6 @@
 #include "trainer/plan/run_plan.h"
 
 #include <algorithm>
-#include <map>
 #include <numeric>
 #include <utility>
 
@@ -14,35 +13,21 @@ namespace {
 constexpr int kStagesPlannedEach = 8;  // pipelines up to this length have every stage planned
 constexpr int kChartMicroBatches = 8;
 
-// Stages with equal keys run the same units.
-using StageKey = std::vector<int>;
-StageKey KeyOf(const Sharding& sharding, int units) {
-  StageKey key;
-  for (const UnitRange& part : sharding.parts) key.push_back(part.end - part.begin);
-  key.push_back(sharding.parts.front().begin == 0);
-  key.push_back(sharding.parts.back().end == units);
-  return key;
-}
-
 std::vector<RankPlan> PlanStages(const RunOptions& options, const MeshShape& shape, const ClusterFigures& figures,
                                  const RankPlacement& placement) {
-  std::map<StageKey, size_t> planned;
+  const std::vector<int> alike = FirstAlike(options, shape);
   std::vector<RankPlan> ranks;
   for (int pp = 0; pp < shape.pp; ++pp) {
     const MeshCoords coords{.pp = pp};
-    const Sharding sharding = MakeSharding(options.model, options.parallel, options.train.deterministic, shape, coords,
-                                           ComputeType(options.train.precision));
-    const StageKey key = KeyOf(sharding, static_cast<int>(options.model.depth) + 2);
-    const auto same = planned.find(key);
-    if (shape.pp > kStagesPlannedEach && same != planned.end()) {
-      RankPlan copy = ranks[same->second];
-      copy.coords = coords;
-      copy.parts = sharding.parts;
-      ranks.push_back(std::move(copy));
+    const int first = alike[static_cast<size_t>(pp)];
+    if (shape.pp <= kStagesPlannedEach || first == pp) {
+      ranks.push_back(PlanRank(options, shape, coords, figures, placement));
       continue;
     }
-    planned[key] = ranks.size();
-    ranks.push_back(PlanRank(options, shape, coords, figures, placement));
+    RankPlan copy = ranks[static_cast<size_t>(first)];
+    copy.coords = coords;
+    copy.parts = MakeSharding(options.model, options.parallel, options.train.deterministic, shape, coords).parts;
+    ranks.push_back(std::move(copy));
   }
   return ranks;
 }
