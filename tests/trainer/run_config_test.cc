@@ -132,6 +132,7 @@ TEST(RunConfig, ErrorsNamePlaceAndRemedy) {
       {"train { steps: 1 steps: 2 }", "train.steps"},
       {"train: 5", "train: expected a section"},
       {"train { steps: 5", "run.textproto:1:17"},
+      {"log { sample_steps: 1 }", "log.sample_steps: expected 2 to 100000, got 1"},
       {"train { steps: 0 }", "train.steps: expected 1 to 1000000000000, got 0"},
       {"train { steps: 99999999999999999999 }", "train.steps"},
       {"optimizer { learning_rate: 0 }", "optimizer.learning_rate: expected above 0 to 100, got 0"},

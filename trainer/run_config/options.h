@@ -84,7 +84,7 @@ struct LogOptions {
   int64_t every_steps = 10;        // >= 1
   int64_t sample_every = 0;        // >= 0; steps between sample grids from the EMA weights; 0: off
   int64_t sample_per_class = 2;    // >= 1; columns of that grid
-  int64_t sample_steps = 50;       // >= 1; sampling steps of that grid
+  int64_t sample_steps = 50;       // >= 2; sampling steps of that grid
   double sample_cfg_scale = 1.0;   // >= 0; classifier-free guidance of that grid; 1: none
   int64_t validate_every = 0;      // >= 0; steps between held-out losses; 0: only after the final step
   int64_t validation_samples = 0;  // >= 0; held-out samples used; 0: all
