@@ -252,9 +252,7 @@ absl::Status TrainingRun::Loop() {
   ASSIGN_OR_RETURN(const StopReason stop, RunSteps());
   // Nothing was computed since: after a signal during the start-up the next start stands where this one did.
   if (last_saved_step_ != state_.step && state_.step != first_step_) RETURN_IF_ERROR(SaveCheckpoint());
-  guards_.beacon().Enter(Phase::kSave, state_.step);
-  RETURN_IF_ERROR(checkpointer_->Wait());
-  ReportCheckpoint();
+  RETURN_IF_ERROR(FinishSave());
   guards_.StopWatching();
   RETURN_IF_ERROR(WriteTrace());
   return stop == StopReason::kNone ? absl::OkStatus() : Stopped(stop);
@@ -333,11 +331,12 @@ absl::Status TrainingRun::AfterStep(const StepReport& report, const Batch& batch
   const int64_t step = state_.step;
   const double step_ms = Milliseconds(report.end - step_begin);
   MetricsRow row = MakeRow(report, batch.wait_ms, step_ms);
-  ASSIGN_OR_RETURN(row.validation_loss, MaybeValidate());
+  const absl::StatusOr<std::optional<double>> validated = MaybeValidate();
+  if (validated.ok()) row.validation_loss = *validated;
 
   absl::Status reported;
   const bool log = step == 1 || step % options_.log.every_steps == 0 || step == options_.train.steps ||
-                   row.validation_loss.has_value();
+                   row.validation_loss.has_value() || !validated.ok();
   if (!report.non_finite_node.empty()) {
     LOG_WARN("{}: step {}: the first gradient that is not finite comes from {}", ThreadIdentity(), step,
              report.non_finite_node);
@@ -361,8 +360,12 @@ absl::Status TrainingRun::AfterStep(const StepReport& report, const Batch& batch
   const int64_t every = options_.checkpoint.every_steps;
   // Amid skipped steps the weights are under suspicion: the last checkpoint stays the one from before them.
   const bool sound = state_.step == step && guards_.numerics().state().skipped_in_a_row == 0;
-  if (sound && every > 0 && step % every == 0) return SaveCheckpoint();
-  return absl::OkStatus();
+  const bool due = (every > 0 && step % every == 0) || !validated.ok();
+  if (sound && due) RETURN_IF_ERROR(SaveCheckpoint());
+  if (validated.ok()) return absl::OkStatus();
+  // Held-out samples that cannot be read end the run, but cost it no step.
+  RETURN_IF_ERROR(FinishSave());
+  return validated.status();
 }
 
 absl::Status TrainingRun::JudgeNumbers(const StepReport& report, const Batch& batch) {
@@ -379,9 +382,7 @@ absl::Status TrainingRun::JudgeNumbers(const StepReport& report, const Batch& ba
 absl::Status TrainingRun::RollBack() {
   const int64_t failed = state_.step;
   step_.FinishGather();
-  guards_.beacon().Enter(Phase::kSave, failed);
-  RETURN_IF_ERROR(checkpointer_->Wait());
-  ReportCheckpoint();
+  RETURN_IF_ERROR(FinishSave());
   ASSIGN_OR_RETURN(const std::optional<Resumed> resumed,
                    ResumeState(world_.comm(), folder_->checkpoints(), "auto", request_.config, state_));
   if (!resumed.has_value() || resumed->state.skipped_in_a_row > 0) {
@@ -512,6 +513,13 @@ absl::Status TrainingRun::SaveCheckpoint() {
   RETURN_IF_ERROR(checkpointer_->Save(saved, StateSlices(state_)));
   job_end_.SaveStalled(Seconds(Clock::now() - begin));
   last_saved_step_ = state_.step;
+  ReportCheckpoint();
+  return absl::OkStatus();
+}
+
+absl::Status TrainingRun::FinishSave() {
+  guards_.beacon().Enter(Phase::kSave, state_.step);
+  RETURN_IF_ERROR(checkpointer_->Wait());
   ReportCheckpoint();
   return absl::OkStatus();
 }

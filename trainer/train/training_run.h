@@ -82,6 +82,8 @@ class TrainingRun {
   absl::Status MaybeSampleGrid();
   absl::Status WriteGrid(const Image& grid);
   absl::Status SaveCheckpoint();
+  // Waits for the save in flight.
+  absl::Status FinishSave();
   void ReportCheckpoint();
 
   World& world_;

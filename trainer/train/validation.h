@@ -22,7 +22,8 @@ struct ValidationOptions {
 };
 
 // Collective over the world: the data ranks share out the samples, and every rank gets the same means, with the same
-// bits for every number of data ranks.
+// bits for every number of data ranks. Where some cannot read their samples, all get the error, to leave with kIo;
+// these ranks have taken part in every pass by then, with images of zeros.
 absl::StatusOr<LossResult> HeldOutLoss(RankContext& context, ShardedForward& model, const Diffusion& diffusion,
                                        const Dataset& dataset, const Sharding& sharding, Communicator& world,
                                        const ValidationOptions& options);
