@@ -110,7 +110,7 @@ absl::StatusOr<NpzReader> NpzReader::Open(const std::string& path) {
   if (file.size() >= 2) RETURN_IF_ERROR(file.ReadAt(0, magic, 2));
   if (magic[0] == '\x93' && magic[1] == 'N') {
     reader.is_archive_ = false;
-    reader.entries_.push_back({"arr_0.npy", ZipMethod::kStored, 0, file.size(), file.size(), 0});
+    reader.entries_.push_back({.name = "arr_0.npy", .stored_bytes = file.size(), .bytes = file.size()});
   } else {
     ASSIGN_OR_RETURN(reader.entries_, ReadZipDirectory(file));
   }

@@ -1,5 +1,6 @@
 #include "data/formats/pickle.h"
 
+#include <algorithm>
 #include <bit>
 #include <cstring>
 #include <map>
@@ -14,6 +15,8 @@ namespace {
 
 using Kind = PickleValue::Kind;
 using Ref = PickleValue::Ref;
+
+constexpr size_t kMaxGlobalBytes = 256;
 
 // Operations by their byte, in the order of Lib/pickletools.py. What protocol 2 and later do not write is missing.
 enum class Op : uint8_t {
@@ -182,7 +185,11 @@ class Machine {
       case Op::kStackGlobal: {
         ASSIGN_OR_RETURN(const Ref name, PopOne());
         ASSIGN_OR_RETURN(const Ref module, PopOne());
-        return Push({.kind = Kind::kGlobal, .text = absl::StrCat(pickle_.at(module).text, " ", pickle_.at(name).text)});
+        // Names made of names would double with every operation.
+        if (pickle_.at(module).kind != Kind::kText || pickle_.at(name).kind != Kind::kText) {
+          return Bad("finds no texts for module and name");
+        }
+        return PushGlobal(pickle_.at(module).text, pickle_.at(name).text);
       }
       case Op::kReduce:
       case Op::kNewObj:
@@ -330,9 +337,16 @@ class Machine {
     const size_t first = bytes_.find('\n', at_);
     const size_t second = first == bytes_.npos ? first : bytes_.find('\n', first + 1);
     if (second == bytes_.npos) return Bad("has no end of line");
-    std::string name = absl::StrCat(bytes_.substr(at_, first - at_), " ", bytes_.substr(first + 1, second - first - 1));
+    const absl::string_view module = bytes_.substr(at_, first - at_);
     at_ = second + 1;
-    return Push({.kind = Kind::kGlobal, .text = std::move(name)});
+    return PushGlobal(module, bytes_.substr(first + 1, second - first - 1));
+  }
+
+  absl::Status PushGlobal(absl::string_view module, absl::string_view name) {
+    if (std::max(module.size(), name.size()) > kMaxGlobalBytes) {
+      return Bad(absl::StrCat("names a module or what is in it with more than ", kMaxGlobalBytes, " bytes"));
+    }
+    return Push({.kind = Kind::kGlobal, .text = absl::StrCat(module, " ", name)});
   }
 
   const absl::string_view bytes_;

@@ -44,6 +44,8 @@ constexpr char kLegacyMagic[] = "\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19";
 constexpr int64_t kLegacyVersion = 1001;
 // A file of shared dictionaries could make a walk over them longer than itself.
 constexpr int64_t kMaxVisits = int64_t{1} << 20;
+// Of a tensor, a group or a storage. A file may use one text for many of them, and each keeps a copy.
+constexpr size_t kMaxNameBytes = 1024;
 
 std::string Printable(absl::string_view name) { return absl::StrCat("'", absl::CHexEscape(name), "'"); }
 
@@ -251,13 +253,21 @@ class PthParser {
       if (++visits_ > kMaxVisits) return Bad("its dictionaries share their contents too often");
       const PickleValue& key = pickle_->at(items[i]);
       if (key.kind != Kind::kText) continue;
-      if (CalleeOf(items[i + 1]) != "") {
+      const bool tensor = CalleeOf(items[i + 1]) != "", inner = enter && IsDictionary(items[i + 1]);
+      if (tensor || inner) RETURN_IF_ERROR(CheckName(key.text));
+      if (tensor) {
         RETURN_IF_ERROR(AddTensor(group, key.text, items[i + 1]));
-      } else if (enter && IsDictionary(items[i + 1])) {
+      } else if (inner) {
         RETURN_IF_ERROR(FindIn(key.text, items[i + 1], /*enter=*/false));
       }
     }
     return absl::OkStatus();
+  }
+
+  absl::Status CheckName(const std::string& name) const {
+    if (name.size() <= kMaxNameBytes) return absl::OkStatus();
+    return Bad(absl::StrCat("a name of ", name.size(), " bytes, which begins ", Printable(name.substr(0, 64)),
+                            ": expected at most ", kMaxNameBytes));
   }
 
   // "torch._utils _rebuild_..." for the record of a tensor or parameter, else "".
@@ -332,6 +342,7 @@ class PthParser {
     if (row == kTypes.end()) {
       return Bad(absl::StrCat(what, "has elements of ", Printable(storage_class), ", which is not supported"));
     }
+    RETURN_IF_ERROR(CheckName(pickle_->at(id[2]).text));
     PthReader::Storage storage{
         .key = pickle_->at(id[2]).text, .type = row->type, .elements = pickle_->at(id[4]).integer};
     const auto [place, added] = storage_of_key_.try_emplace(storage.key, reader_.storages_.size());

@@ -20,13 +20,15 @@ enum class ZipMethod { kStored, kDeflated };
 struct ZipEntry {
   std::string name;
   ZipMethod method = ZipMethod::kStored;
+  int64_t header_begin = 0;  // of its local header, from the start of the file
   int64_t begin = 0;         // of the stored or compressed bytes, from the start of the file
   int64_t stored_bytes = 0;  // in the file
   int64_t bytes = 0;         // after inflation
   uint32_t crc32 = 0;        // of the inflated bytes (zlib's crc32)
 };
 
-// The directory of an archive in the order of its central directory. Names are different.
+// The directory of an archive in the order of its central directory. Names are different, and no two
+// entries share bytes.
 absl::StatusOr<std::vector<ZipEntry>> ReadZipDirectory(const RandomAccessFile& file);
 
 // Positioned reads of one entry. Stored entries read in place; deflated ones inflate forward from the last position

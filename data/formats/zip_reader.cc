@@ -110,6 +110,7 @@ absl::Status LocateData(const RandomAccessFile& file, int64_t directory_begin, u
     return Bad(file, absl::StrCat(where, "no local header"));
   entry->begin = static_cast<int64_t>(header_begin) + zip::kLocalBytes + zip::Get<uint16_t>(local.data() + 26) +
                  zip::Get<uint16_t>(local.data() + 28);
+  entry->header_begin = static_cast<int64_t>(header_begin);
   if (entry->stored_bytes > directory_begin - entry->begin) {
     return Bad(file, absl::StrCat(where, entry->stored_bytes, " bytes at ", entry->begin, " lie outside the file"));
   }
@@ -151,6 +152,21 @@ absl::StatusOr<ZipEntry> ParseEntry(const RandomAccessFile& file, int64_t direct
   return entry;
 }
 
+// Entries that share bytes would make a small file hold any amount of data.
+absl::Status CheckApart(const RandomAccessFile& file, const std::vector<ZipEntry>& entries) {
+  std::vector<const ZipEntry*> in_order;
+  for (const ZipEntry& entry : entries) in_order.push_back(&entry);
+  std::sort(in_order.begin(), in_order.end(),
+            [](const ZipEntry* a, const ZipEntry* b) { return a->header_begin < b->header_begin; });
+  for (size_t i = 1; i < in_order.size(); ++i) {
+    const ZipEntry &before = *in_order[i - 1], &entry = *in_order[i];
+    if (entry.header_begin >= before.begin + before.stored_bytes) continue;
+    return Bad(file, absl::StrCat("entry '", absl::CHexEscape(entry.name), "': its bytes overlap those of '",
+                                  absl::CHexEscape(before.name), "'"));
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::StatusOr<std::vector<ZipEntry>> ReadZipDirectory(const RandomAccessFile& file) {
@@ -170,6 +186,7 @@ absl::StatusOr<std::vector<ZipEntry>> ReadZipDirectory(const RandomAccessFile& f
     }
     entries.push_back(std::move(entry));
   }
+  RETURN_IF_ERROR(CheckApart(file, entries));
   return entries;
 }
 

@@ -242,6 +242,21 @@ TEST_F(NpzTest, DamagedArchivesAreSurvived) {
   }
 }
 
+// Many names for one deflated stream: what a small file holds would have no bound.
+TEST_F(NpzTest, EntriesThatShareBytesAreRefused) {
+  std::string file = ReadWholeFile(Golden("numpy_stored.npz"), 1 << 20).value();
+  ASSERT_TRUE(NpzReader::Open(Golden("numpy_stored.npz")).ok());
+  const size_t first = file.find("PK\x01\x02"), second = file.find("PK\x01\x02", first + 4);
+  ASSERT_NE(second, std::string::npos);
+  // The second record gets the place and the sizes of the first.
+  file.replace(second + 42, 4, file, first + 42, 4);
+  file.replace(second + 16, 12, file, first + 16, 12);
+  Put(file);
+  const auto reader = NpzReader::Open(path_);
+  ASSERT_FALSE(reader.ok());
+  EXPECT_NE(std::string(reader.status().message()).find("overlap"), std::string::npos) << reader.status();
+}
+
 TEST_F(NpzTest, ArchiveThatClaimsTooMuchIsRefused) {
   std::string file = ReadWholeFile(Golden("numpy_deflated.npz"), 1 << 20).value();
   // Both the 32-bit size in the central record of arr_0 and nothing else: a claim of 3 GiB from a few hundred bytes.

@@ -129,16 +129,17 @@ struct OneTensor {
   int64_t present = 6;          // that there are
   std::string storage_class = "FloatStorage";
   std::string make = "_rebuild_tensor_v2";
+  std::string name = "w", key = "0";  // of the tensor and its storage
 
   std::string Bytes() const {
     const std::string storage =
-        Tuple(Text("storage") + "ctorch\n" + storage_class + "\n" + Text("0") + Text("cpu") + Number(elements) + "N") +
+        Tuple(Text("storage") + "ctorch\n" + storage_class + "\n" + Text(key) + Text("cpu") + Number(elements) + "N") +
         "Q";
     const std::string tensor = "ctorch._utils\n" + make + "\n" +
                                Tuple(storage + Number(offset) + Tuple(shape) + Tuple(strides) + "\x89N") + "R";
     std::string bytes = Program("\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19") + Program(Number(1001)) +
-                        Program("}" + Text("little_endian") + "\x88s") + Program("}" + Text("w") + tensor + "s") +
-                        Program("]" + Text("0") + "a");
+                        Program("}" + Text("little_endian") + "\x88s") + Program("}" + Text(name) + tensor + "s") +
+                        Program("]" + Text(key) + "a");
     bytes.append(reinterpret_cast<const char*>(&stored_elements), sizeof(stored_elements));
     bytes.append(static_cast<size_t>(present) * sizeof(float), '\0');
     return bytes;
@@ -173,6 +174,14 @@ TEST(PthTest, ChecksStoragesAgainstTheFile) {
   EXPECT_THAT(Refusal(OneTensor{.elements = huge, .stored_elements = huge}.Bytes()), HasSubstr("room for 6"));
   EXPECT_THAT(Refusal(OneTensor{.storage_class = "QInt8Storage"}.Bytes()), HasSubstr("torch QInt8Storage"));
   EXPECT_THAT(Refusal(OneTensor{.make = "_rebuild_sparse_tensor"}.Bytes()), HasSubstr("expected a dense tensor"));
+}
+
+// Every tensor and storage keeps a copy of its name, which the pickle may hold once for all of them.
+TEST(PthTest, BoundsNames) {
+  const std::string longest(1024, 'n'), longer(1025, 'n');
+  EXPECT_EQ(Refusal(OneTensor{.name = longest, .key = longest}.Bytes()), "accepted");
+  EXPECT_THAT(Refusal(OneTensor{.name = longer}.Bytes()), HasSubstr("a name of 1025 bytes"));
+  EXPECT_THAT(Refusal(OneTensor{.key = longer}.Bytes()), HasSubstr("a name of 1025 bytes"));
 }
 
 TEST(PthTest, CallsNothing) {
@@ -212,6 +221,18 @@ TEST(PickleTest, BoundsWhatAProgramMayDo) {
   EXPECT_EQ(PickleRefusal(Program("]q\0h\0a"s)), "accepted");  // a list that holds itself
   // A dictionary of one key, n times in itself: linear to hold, exponential to walk without a bound.
   EXPECT_EQ(PickleRefusal(Program("}q\x01" + Text("a") + "h\x01s")), "accepted");
+}
+
+// A name of two names, again and again: 2^60 bytes.
+TEST(PickleTest, NamesAreMadeOfTexts) {
+  EXPECT_EQ(PickleRefusal(Program(Text("os") + Text("system") + "\x93")), "accepted");
+  std::string doubling = Text("a") + "q\0"s;
+  for (int i = 0; i < 60; ++i) doubling += "h\0h\0\x93q\0"s + "0";
+  EXPECT_THAT(PickleRefusal(Program(doubling)), HasSubstr("finds no texts"));
+  EXPECT_THAT(PickleRefusal(Program("NN\x93")), HasSubstr("finds no texts"));
+  const std::string longer(257, 'a');
+  EXPECT_THAT(PickleRefusal(Program(Text(longer) + Text("a") + "\x93")), HasSubstr("more than 256 bytes"));
+  EXPECT_THAT(PickleRefusal(Program("ca\n" + longer + "\n")), HasSubstr("more than 256 bytes"));
 }
 
 TEST(PickleTest, ReadsNumbers) {
