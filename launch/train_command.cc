@@ -23,7 +23,7 @@ struct Flags {
 absl::Status CheckResume(const std::string& resume) {
   int64_t step = 0;
   if (resume == "auto" || resume == "never" || (absl::SimpleAtoi(resume, &step) && step >= 0) ||
-      KindOfPath(resume) == PathKind::kFolder) {
+      KindOfPath(resume) == PathKind::kFolder || KindOfPath(resume) == PathKind::kOther) {
     return absl::OkStatus();
   }
   return WithExitCode(absl::InvalidArgumentError(absl::StrCat(
@@ -58,7 +58,7 @@ void AddTrainCommand(CommandLine& line) {
   AddConfigFlags(command, &flags->config, /*required=*/true);
   request.out = "results/run";
   command->add_option("--out", request.out, "Run folder (default results/run)")->type_name("DIR");
-  command->add_option("--resume", request.resume, "auto, never, a step or a checkpoint folder")->type_name("WHAT");
+  command->add_option("--resume", request.resume, "auto, never, or a step or folder to go back to")->type_name("WHAT");
   command->add_option("--init-from", request.init_from, "Start from these weights")->type_name("FILE");
   command->add_option("--trace", request.trace, "Write a Chrome trace of the last steps")->type_name("FILE");
   command->add_option("--stop-after", request.stop_after, "Save and exit 75 after N steps")->type_name("N");

@@ -141,9 +141,10 @@ absl::StatusOr<std::vector<FolderEntry>> ListFolder(const std::string& path) {
     const std::string name = entry->d_name;
     if (name == "." || name == "..") continue;
     struct stat info;
+    const bool known = fstatat(dirfd(folder.get()), entry->d_name, &info, AT_SYMLINK_NOFOLLOW) == 0;
     // An entry that vanished since readdir is not listed: other ranks may be removing their temporary files.
-    if (fstatat(dirfd(folder.get()), entry->d_name, &info, AT_SYMLINK_NOFOLLOW) != 0) continue;
-    entries.push_back({name, KindOfMode(info.st_mode)});
+    if (!known && errno == ENOENT) continue;
+    entries.push_back({name, known ? KindOfMode(info.st_mode) : PathKind::kOther});
   }
   if (errno != 0) return ErrnoStatus(errno, absl::StrCat("cannot list ", Quoted(path)));
   std::sort(entries.begin(), entries.end(), [](const auto& a, const auto& b) { return a.name < b.name; });
@@ -285,7 +286,9 @@ absl::Status MakeFolders(FileSystem& fs, const std::string& path) {
 }
 
 absl::Status RemoveTree(FileSystem& fs, const std::string& path) {
-  if (KindOfPath(path) == PathKind::kMissing) return absl::OkStatus();
+  const PathKind kind = KindOfPath(path);
+  if (kind == PathKind::kMissing) return absl::OkStatus();
+  if (kind != PathKind::kFolder) return fs.RemoveFile(path);
   ASSIGN_OR_RETURN(const std::vector<FolderEntry> entries, ListFolder(path));
   for (const FolderEntry& entry : entries) {
     const std::string child = JoinPath(path, entry.name);

@@ -63,7 +63,7 @@ struct FolderEntry {
   std::string name;
   PathKind kind;
 };
-// Entries of a folder in byte order of their names, without "." and "..".
+// Entries of a folder in byte order of their names, without "." and "..". One that cannot be looked at is kOther.
 absl::StatusOr<std::vector<FolderEntry>> ListFolder(const std::string& path);
 
 // Bytes that an unprivileged writer may still add to the file system that holds `path`.

@@ -16,10 +16,10 @@ log { every_steps: 1 tensorboard: false }
 """
 
 
-def train(t, config, out, fault="", settings=(), code=0, ranks=2):
+def train(t, config, out, fault="", settings=(), code=0, ranks=2, extra=()):
     os.environ["SHARDIT_FAULT"] = fault
     sets = [word for setting in settings for word in ("--set", setting)]
-    done = t.run("train", "--config", config, "--out", out, *sets, ranks=ranks)
+    done = t.run("train", "--config", config, "--out", out, *sets, *extra, ranks=ranks)
     t.expect(done.returncode == code, f"{out}: exit code {done.returncode}, expected {code}\n{done.stderr}")
     return done.stderr
 
@@ -53,6 +53,19 @@ def check_roll_back(t, config):
     t.expect(losses(t.folder / "back") == losses(t.folder / "whole"), "the replay differs from a run without faults")
     t.expect(steps_logged(t.folder / "back") == list(range(1, 21)), f"rows {steps_logged(t.folder / 'back')}")
     t.expect(checkpoint_bytes(t.folder / "back", 20) == checkpoint_bytes(t.folder / "whole", 20), "final states differ")
+    # From step 4 once more: what lies ahead of it is another branch, and no place to go back to.
+    error = train(t, config, "back", poison(range(7, 17)), extra=["--resume", "4"])
+    t.expect(error.count("0000004 at step 4") == 2, f"not from step 4: {error}")
+    t.expect(losses(t.folder / "back") == losses(t.folder / "whole"), "the replay from step 4 differs")
+
+
+def check_roll_back_past_a_stop(t, config):
+    """A stop amid skipped steps saves them; to go back to that checkpoint would not help."""
+    train(t, config, "amid", poison(range(6, 9)), code=75, extra=["--stop-after", "8"])
+    t.expect(checkpoint_bytes(t.folder / "amid", 8), "nothing saved at the stop")
+    error = train(t, config, "amid", poison(range(9, 16)))
+    t.expect("back from step 15" in error and "0000004 at step 4" in error, f"no roll-back to step 4: {error}")
+    t.expect(losses(t.folder / "amid") == losses(t.folder / "whole"), "past a stop: the replay differs")
 
 
 def check_roll_back_of_layouts(t, config):
@@ -102,6 +115,7 @@ def main():
     train(t, config, "whole")
     check_one_nan(t, config)
     check_roll_back(t, config)
+    check_roll_back_past_a_stop(t, config)
     check_roll_back_of_layouts(t, config)
     check_stop(t, config)
     check_spikes(t, config)

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """N + N steps are 2 N steps, bit for bit, for every option of the trainer; signals stop a run with its state saved; a resume
-may change the layout along any axis and may not change the model; exported weights start another run."""
+may change the layout along any axis and may not change the model; bad checkpoints, saves that fail and steps to go back to
+cost no state; exported weights start another run."""
 import os
 import signal
 import subprocess
@@ -143,7 +144,106 @@ def check_refusals(t, config):
         t.expect(setting.split("=")[0] in done.stderr, f"{setting}: the difference is not named: {done.stderr}")
     done = train(t, config, "halves_0", (), ["--resume", "7"], code=65)
     t.expect("7" in done.stderr and "12" in done.stderr, f"missing step: {done.stderr}")
-    train(t, config, "halves_0", (), ["--resume", "never"], code=64)
+    for ranks in (0, 2):
+        train(t, config, "halves_0", (), ["--resume", "never"], ranks=ranks, code=64)
+
+
+def names(run):
+    return sorted(path.name for path in (run / "checkpoints").iterdir() if path.name != "latest")
+
+
+def flip_last_byte(checkpoint):
+    """Of the last shard: a second moment, which is read last."""
+    shard = sorted(checkpoint.glob("shard-*"))[-1]
+    content = bytearray(shard.read_bytes())
+    content[-1] ^= 1
+    shard.write_bytes(content)
+
+
+def check_only_bad(t, config):
+    """Where there are checkpoints and none is good, a run is not begun anew over them, let alone on half of a state."""
+    for ranks, settings in ((0, []), (2, ["parallel.zero_stage=1"])):
+        out = f"bad_{ranks}"
+        run = t.folder / out
+        train(t, config, out, settings, ["--stop-after", "6"], ranks=ranks, code=75)
+        rows = losses(run)
+        for name in ("0000003", "0000006"):
+            flip_last_byte(run / "checkpoints" / name)
+        done = train(t, config, out, settings, ranks=ranks, code=65)
+        t.expect(all(word in done.stderr for word in ("0000003", "0000006", "CRC32C", "--resume never")),
+                 f"{out}: {done.stderr}")
+        for name in ("0000003", "0000006"):
+            (run / "checkpoints" / name / "MANIFEST").write_bytes(b"of a later version")
+        train(t, config, out, settings, ranks=ranks, code=65)
+        t.expect(losses(run) == rows and names(run) == ["0000003", "0000006"], f"{out}: the run was touched")
+        for name in ("0000003", "0000006"):
+            (run / "checkpoints" / name).rename(run / f"moved_{name}")
+        train(t, config, out, settings, ranks=ranks)
+        t.expect(losses(run)[:6] == rows, f"{out}: not a fresh start")
+
+
+def check_going_back(t, config):
+    """A start from a named step is where the next automatic one goes on, and nothing is lost."""
+    settings = ["checkpoint.keep_last=9"]
+    for ranks in (0, 2):
+        out = f"back_{ranks}"
+        run = t.folder / out
+        train(t, config, out, settings, ranks=ranks)
+        done = train(t, config, out, settings, ["--resume", "3", "--stop-after", "2"], ranks=ranks, code=75)
+        t.expect("with --resume auto to go on" in done.stderr, f"going back: {done.stderr}")
+        t.expect(names(run) == ["0000003", "0000005", "0000006.aside-1", "0000009.aside-1", "0000012.aside-1"],
+                 f"going back: {names(run)}")
+        done = train(t, config, out, settings, ranks=ranks)
+        t.expect("0000005 at step 5" in done.stderr, f"not from the new branch: {done.stderr}")
+        same_run(t, "whole_0", out, f"going back on {max(ranks, 1)} ranks") if ranks == 0 else None
+        old = run / "checkpoints" / "0000012.aside-1"
+        same = [shard.read_bytes() == (run / "checkpoints/0000012" / shard.name).read_bytes()
+                for shard in old.glob("shard-*")]
+        t.expect(same and all(same), "the checkpoint set aside is not what it was")
+
+
+def check_linked(t, config):
+    """A checkpoint that was moved to another disk, with a link in its place."""
+    train(t, config, "linked", (), ["--stop-after", "6"], code=75)
+    folder = t.folder / "linked" / "checkpoints" / "0000006"
+    folder.rename(t.folder / "another_disk")
+    folder.symlink_to(t.folder / "another_disk")
+    done = train(t, config, "linked")
+    t.expect("0000006 at step 6" in done.stderr, f"linked: {done.stderr}")
+    t.expect(not folder.exists() and len(list((t.folder / "another_disk").iterdir())) == 2,
+             "linked: retention removed more, or less, than the link")
+
+
+def wait_for(condition, process):
+    while not condition() and process.poll() is None:
+        time.sleep(0.01)
+
+
+def check_failed_saves(t, config):
+    """A save that fails costs the run nothing once saving works again; one that is asked for and fails ends it with 74."""
+    for ranks, settings in ((0, []), (0, ["checkpoint.async=false"]), (2, [])):
+        out = f"failed_{ranks}_{len(settings)}"
+        checkpoints, away = t.folder / out / "checkpoints", t.folder / out / "away"
+        log = t.folder / out / "log.txt"
+        sets = [word for setting in settings for word in ("--set", setting)]
+        launcher = [*t.mpirun, "-n", str(ranks)] if ranks else []
+        for code in (75, 74):
+            command = [*launcher, t.program, "train", "--config", str(config), "--out", out, "--set",
+                       "train.steps=100000", "--set", "checkpoint.keep_last=1000000", *sets]
+            with open(t.folder / f"{out}_{code}.err", "w", encoding="utf-8") as error:
+                process = subprocess.Popen(command, cwd=t.folder, stderr=error)
+            told = log.read_text().count("a save failed") if log.exists() else 0
+            saved = len(list(checkpoints.glob("[0-9]" * 7))) if checkpoints.exists() else 0
+            wait_for(lambda: len(list(checkpoints.glob("[0-9]" * 7))) > saved, process)
+            checkpoints.rename(away)
+            wait_for(lambda: log.read_text().count("a save failed") > told, process)
+            if code == 75:
+                away.rename(checkpoints)
+            process.send_signal(signal.SIGUSR1)
+            t.expect(process.wait(timeout=60) == code, f"{out}: exit code {process.returncode}, expected {code}")
+            stopped = steps_logged(t.folder / out)[-1]
+            t.expect(bool(checkpoint_bytes(t.folder / out, stopped)) == (code == 75), f"{out}: step {stopped} at {code}")
+        away.rename(checkpoints)
 
 
 def check_weights(t, config):
@@ -171,6 +271,10 @@ def main():
     check_job_end(t, config)
     check_other_layouts(t, config)
     check_refusals(t, config)
+    check_only_bad(t, config)
+    check_going_back(t, config)
+    check_linked(t, config)
+    check_failed_saves(t, config)
     check_weights(t, config)
     t.finish()
 

@@ -10,6 +10,7 @@
 #include "tests/trainer/checkpoint_store_testing.h"
 #include "trainer/checkpoint/async_checkpointer.h"
 #include "trainer/checkpoint/checkpoint_names.h"
+#include "trainer/checkpoint/set_aside.h"
 
 namespace shardit {
 namespace {
@@ -228,6 +229,45 @@ TEST(CheckpointStore, ASymbolicLinkIsNoShard) {
   EXPECT_NE(std::string(reader.status().message()).find("symbolic link"), std::string::npos) << reader.status();
 }
 
+// The folder may lie elsewhere: a link under a step's name is followed to read, and is itself what gets removed.
+TEST(CheckpointStore, ALinkedFolderIsACheckpoint) {
+  TempFolder folder, elsewhere;
+  for (const int64_t step : {100, 200, 300}) ASSERT_TRUE(SaveStep(folder.path(), step).ok());
+  const auto move_and_link = [&](const std::string& name) {
+    std::filesystem::copy(folder / name, elsewhere / name);
+    std::filesystem::remove_all(folder / name);
+    std::filesystem::create_directory_symlink(elsewhere / name, folder / name);
+  };
+  move_and_link("0000100");
+  move_and_link("0000300");
+  auto found = FindNewestCheckpoint(folder.path());
+  ASSERT_TRUE(found.ok() && found->reader);
+  EXPECT_TRUE(HoldsStep(*found->reader, 300));
+  const auto report = SaveStep(folder.path(), 400, {.retention = {2, 0}});
+  ASSERT_TRUE(report.ok()) << report.status();
+  EXPECT_EQ(report->removed, (std::vector<int64_t>{100, 200}));
+  EXPECT_EQ(ListFolder(folder.path())->size(), 3u);  // 300, 400 and `latest`
+  ASSERT_TRUE(SaveStep(folder.path(), 300, {.attempt = "2"}).ok());
+  for (const char* name : {"0000100", "0000300"}) {
+    const auto reader = CheckpointReader::Open(elsewhere / name);
+    ASSERT_TRUE(reader.ok()) << reader.status();
+    EXPECT_TRUE(reader->Verify().empty());
+  }
+  std::filesystem::rename(elsewhere / "0000300", elsewhere / "0000500");
+  std::filesystem::create_directory_symlink(elsewhere / "gone", folder / "0000600");
+  found = FindNewestCheckpoint(folder.path());
+  ASSERT_TRUE(found.ok() && found->skipped.size() == 1);
+  EXPECT_NE(found->skipped[0].find("0000600"), std::string::npos) << found->skipped[0];
+}
+
+// What cannot be listed is no empty folder: a run would begin anew over it.
+TEST(CheckpointStore, AFolderThatCannotBeListedIsAnError) {
+  TempFolder folder;
+  std::ofstream(folder / "checkpoints") << "x";
+  EXPECT_FALSE(ListCheckpoints(folder / "checkpoints").ok());
+  EXPECT_FALSE(FindNewestCheckpoint(folder / "checkpoints").ok());
+}
+
 TEST(CheckpointStore, ASaveAndALoadCountTheirPieces) {
   const TempFolder folder;
   FaultFileSystem fs;
@@ -278,6 +318,42 @@ TEST(CheckpointStore, SavingAStepAgainReplacesIt) {
   }
 }
 
+// One that this program cannot read, perhaps only now: it is kept under another name.
+TEST(CheckpointStore, SavingOverAnUnreadableFolderKeepsIt) {
+  TempFolder folder;
+  for (const char* name : {"0000005.aside-1", "0000005.aside-2"}) {
+    ASSERT_TRUE(SaveStep(folder.path(), 5).ok());
+    const std::string manifest = ReadWholeFile(folder / "0000005/MANIFEST", 1 << 20).value();
+    std::ofstream(folder / "0000005/MANIFEST", std::ios::binary) << manifest << "of a later version";
+    ASSERT_TRUE(SaveStep(folder.path(), 5).ok());
+    EXPECT_TRUE(HoldsStep(*OpenCheckpointStep(folder.path(), 5), 5));
+    std::ofstream(folder / (std::string(name) + "/MANIFEST"), std::ios::binary) << manifest;
+    EXPECT_TRUE(HoldsStep(*CheckpointReader::Open(folder / name), 5));
+  }
+  // A copy of another step under this name.
+  std::filesystem::remove_all(folder / "0000005");
+  ASSERT_TRUE(SaveStep(folder.path(), 7).ok());
+  std::filesystem::rename(folder / "0000007", folder / "0000005");
+  ASSERT_TRUE(SaveStep(folder.path(), 5).ok());
+  EXPECT_TRUE(HoldsStep(*CheckpointReader::Open(folder / "0000005.aside-3"), 7));
+  EXPECT_EQ(ListCheckpoints(folder.path())->size(), 1u);
+}
+
+TEST(SetAside, TakesTheNamesOfNewerSteps) {
+  TempFolder folder;
+  for (const int64_t step : {100, 200, 300}) ASSERT_TRUE(SaveStep(folder.path(), step).ok());
+  std::filesystem::resize_file(folder / "0000300/MANIFEST", 10);
+  const auto moved = SetAsideNewer(PosixFileSystem(), folder.path(), 100);
+  ASSERT_TRUE(moved.ok()) << moved.status();
+  EXPECT_EQ(*moved, (std::vector<std::string>{folder / "0000200.aside-1", folder / "0000300.aside-1"}));
+  EXPECT_TRUE(HoldsStep(*FindNewestCheckpoint(folder.path())->reader, 100));
+  EXPECT_TRUE(HoldsStep(*CheckpointReader::Open(folder / "0000200.aside-1"), 200));
+  ASSERT_TRUE(SaveStep(folder.path(), 200, {.retention = {1, 0}}).ok());
+  EXPECT_EQ(SetAsideNewer(PosixFileSystem(), folder.path(), 100)->front(), folder / "0000200.aside-2");
+  EXPECT_EQ(ListFolder(folder.path())->size(), 4u);  // three aside and `latest`: retention took 100 alone
+  EXPECT_TRUE(SetAsideNewer(PosixFileSystem(), folder / "nowhere", 0)->empty());
+}
+
 TEST(Retention, RuleKeepsTheNewestAndMilestones) {
   const std::vector<int64_t> steps = {100, 200, 300, 400, 500};
   EXPECT_EQ(StepsToRemove(steps, 500, {0, 0}), std::vector<int64_t>{});
@@ -311,10 +387,11 @@ TEST(AsyncCheckpointer, WritesBehindFromACopy) {
   CheckpointWriter writer({folder.path(), "run-1", "1", {}, &PosixFileSystem()}, SingleRankExchange());
   AsyncCheckpointer checkpointer(std::move(writer), true);
   auto mine = CutState(1, Cut::kFlat, 0, 1);
-  ASSERT_TRUE(checkpointer.Save(TestState(1), mine->slices).ok());
+  checkpointer.Save(TestState(1), mine->slices);
   for (auto& values : mine->data) std::fill(values.begin(), values.end(), -1.0f);  // training goes on
   mine = CutState(2, Cut::kFlat, 0, 1);
-  ASSERT_TRUE(checkpointer.Save(TestState(2), mine->slices).ok());
+  ASSERT_TRUE(checkpointer.Wait().ok());
+  checkpointer.Save(TestState(2), mine->slices);
   const auto first = checkpointer.TakeReport();
   ASSERT_TRUE(first);
   EXPECT_EQ(first->save.step, 1);
@@ -326,9 +403,8 @@ TEST(AsyncCheckpointer, WritesBehindFromACopy) {
   EXPECT_TRUE(HoldsStep(*OpenCheckpointStep(folder.path(), 2), 2));
 }
 
-// The memory bound: one copy of what this rank stores, taken once, whether it is reserved ahead or not; and a second
-// save does not begin before the first has ended.
-TEST(AsyncCheckpointer, HoldsOneCopyAndOneSaveInFlight) {
+// The memory bound: one copy of what this rank stores, taken once, whether it is reserved ahead or not.
+TEST(AsyncCheckpointer, HoldsOneCopyWhileItWrites) {
   for (const bool reserved : {true, false}) {
     TempFolder folder;
     FaultFileSystem fs;
@@ -338,30 +414,35 @@ TEST(AsyncCheckpointer, HoldsOneCopyAndOneSaveInFlight) {
     for (const SliceRef& slice : mine->slices) bytes += Volume(slice.box) * 4;
     if (reserved) checkpointer.Reserve(mine->slices);
     fs.closed = true;  // the first save waits at its first operation
-    ASSERT_TRUE(checkpointer.Save(TestState(1), mine->slices).ok());
-    std::atomic<bool> second_returned = false;
+    checkpointer.Save(TestState(1), mine->slices);
+    EXPECT_TRUE(checkpointer.Poll().ok());
+    EXPECT_FALSE(checkpointer.TakeReport());
+    EXPECT_TRUE(fs.log().empty());
+    const auto begin = std::chrono::steady_clock::now();
+    std::atomic<bool> waited = false;
     std::thread training([&] {
-      EXPECT_TRUE(checkpointer.Save(TestState(2), mine->slices).ok());
-      second_returned = true;
+      EXPECT_TRUE(checkpointer.Wait().ok());
+      waited = true;
     });
     std::this_thread::sleep_for(std::chrono::milliseconds(20));
-    EXPECT_FALSE(second_returned);
-    EXPECT_TRUE(fs.log().empty());
+    EXPECT_FALSE(waited);
     fs.Open();
     training.join();
     const auto first = checkpointer.TakeReport();
     ASSERT_TRUE(first);
     EXPECT_EQ(first->save.step, 1);
     EXPECT_EQ(first->copy_bytes, bytes);
+    checkpointer.Save(TestState(2), mine->slices, begin);
     ASSERT_TRUE(checkpointer.Wait().ok());
     const auto second = checkpointer.TakeReport();
     ASSERT_TRUE(second);
     EXPECT_EQ(second->copy_bytes, bytes);
+    EXPECT_GE(second->stall_ms, 20);  // training waited for the save before
     EXPECT_TRUE(HoldsStep(*OpenCheckpointStep(folder.path(), 1), 1));
   }
 }
 
-TEST(AsyncCheckpointer, ErrorsSurfaceOnceOnTheNextCall) {
+TEST(AsyncCheckpointer, AFailureIsToldOnceAndTheNextSaveGoesOn) {
   for (const bool async : {true, false}) {
     TempFolder folder;
     FaultFileSystem fs;
@@ -369,14 +450,15 @@ TEST(AsyncCheckpointer, ErrorsSurfaceOnceOnTheNextCall) {
     CheckpointWriter writer({folder.path(), "run-1", "1", {}, &fs}, SingleRankExchange());
     AsyncCheckpointer checkpointer(std::move(writer), async);
     const auto mine = CutState(1, Cut::kFlat, 0, 1);
-    const absl::Status first = checkpointer.Save(TestState(1), mine->slices);
-    const absl::Status second = async ? checkpointer.Save(TestState(2), mine->slices) : first;
-    EXPECT_EQ(first.ok(), async);
-    EXPECT_EQ(second.code(), absl::StatusCode::kResourceExhausted) << second;
+    checkpointer.Save(TestState(1), mine->slices);
+    absl::Status first;
+    while (first.ok()) first = checkpointer.Poll();  // says nothing until the save has ended
+    EXPECT_EQ(first.code(), absl::StatusCode::kResourceExhausted) << first;
     EXPECT_FALSE(checkpointer.TakeReport());
     EXPECT_TRUE(checkpointer.Wait().ok());  // the error was told already
+    EXPECT_TRUE(checkpointer.Poll().ok());
     fs.bytes_left = INT64_MAX;
-    ASSERT_TRUE(checkpointer.Save(TestState(1), mine->slices).ok());
+    checkpointer.Save(TestState(1), mine->slices);
     ASSERT_TRUE(checkpointer.Wait().ok());
     EXPECT_TRUE(HoldsStep(*OpenCheckpointStep(folder.path(), 1), 1));
   }

@@ -31,31 +31,30 @@ AsyncCheckpointer::~AsyncCheckpointer() {
   if (thread_.joinable()) thread_.join();
 }
 
-absl::Status AsyncCheckpointer::Save(const RunState& state, std::span<const SliceRef> slices) {
-  const Clock::time_point start = Clock::now();
-  RETURN_IF_ERROR(Wait());
-  if (!async_) {
+void AsyncCheckpointer::Save(const RunState& state, std::span<const SliceRef> slices, Clock::time_point stalled_since) {
+  CHECK(!started_) << "[AsyncCheckpointer] nobody asked how the save before ended";
+  started_ = true;
+  if (async_) {
+    Snapshot(slices);
+  } else {
     Write(state, slices);
-    stall_ms_ = MillisecondsSince(start);
-    return Collect();
   }
-  Snapshot(slices);
-  stall_ms_ = MillisecondsSince(start);
+  stall_ms_ = MillisecondsSince(stalled_since);
+  if (!async_) return;
+  ended_ = false;
   thread_ = std::thread([this, state, identity = ThreadIdentity()] {
     SetThreadIdentity(identity);
     Write(state, owned_);
+    ended_ = true;
   });
-  return absl::OkStatus();
 }
+
+absl::Status AsyncCheckpointer::Poll() { return ended_ ? Wait() : absl::OkStatus(); }
 
 absl::Status AsyncCheckpointer::Wait() {
-  if (!thread_.joinable()) return absl::OkStatus();
-  thread_.join();
-  return Collect();
-}
-
-// Turns the finished save into a report or an error.
-absl::Status AsyncCheckpointer::Collect() {
+  if (!started_) return absl::OkStatus();
+  started_ = false;
+  if (thread_.joinable()) thread_.join();
   if (!result_.ok()) return result_.status();
   report_ = CheckpointTiming{*result_, stall_ms_, write_ms_, buffer_elements_ * static_cast<int64_t>(sizeof(float))};
   return absl::OkStatus();

@@ -47,6 +47,8 @@ bool IsTempFolderOfRun(absl::string_view name, absl::string_view run_id) {
   return absl::ConsumePrefix(&rest, run_id) && absl::ConsumePrefix(&rest, "-") && IsValidAttempt(rest);
 }
 
+std::string AsideFolderName(int64_t step, int64_t k) { return absl::StrCat(StepFolderName(step), ".aside-", k); }
+
 bool IsTempOfLatest(absl::string_view name) {
   return absl::ConsumePrefix(&name, kLatestFile) && absl::ConsumePrefix(&name, kTempMark) && IsWord(name, false);
 }

@@ -1,6 +1,6 @@
 // Names of folders and files in a run's `checkpoints/`. Committed folders are "0000400" (the step, at least 7 digits);
-// folders being written or removed are "0000400.tmp-<run>-<attempt>". Names are the only thing read before a manifest,
-// so parsing is exact: one spelling per meaning.
+// folders being written or removed are "0000400.tmp-<run>-<attempt>", those kept out of the way "0000400.aside-<k>".
+// Names are the only thing read before a manifest, so parsing is exact: one spelling per meaning.
 #pragma once
 
 #include <cstdint>
@@ -25,6 +25,9 @@ bool IsValidAttempt(absl::string_view attempt);
 std::string TempFolderName(int64_t step, absl::string_view run_id, absl::string_view attempt);
 // Whether `name` is a temporary folder of exactly this run, from any attempt.
 bool IsTempFolderOfRun(absl::string_view name, absl::string_view run_id);
+
+// The k-th folder, from 1, that once had the name of this step (trainer/checkpoint/set_aside.h).
+std::string AsideFolderName(int64_t step, int64_t k);
 
 // Whether `name` is that of an unfinished replacement of `latest`: "latest.tmp-123".
 bool IsTempOfLatest(absl::string_view name);

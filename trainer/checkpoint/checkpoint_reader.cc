@@ -265,11 +265,13 @@ std::string DescribeCheckpoint(const CheckpointReader& reader) {
 
 absl::StatusOr<std::vector<CommittedCheckpoint>> ListCheckpoints(const std::string& checkpoints) {
   std::vector<CommittedCheckpoint> found;
-  if (KindOfPath(checkpoints) == PathKind::kMissing) return found;
-  ASSIGN_OR_RETURN(const std::vector<FolderEntry> entries, ListFolder(checkpoints));
-  for (const FolderEntry& entry : entries) {
+  const absl::StatusOr<std::vector<FolderEntry>> entries = ListFolder(checkpoints);
+  // A folder that is there and cannot be read is not an empty one.
+  if (absl::IsNotFound(entries.status())) return found;
+  RETURN_IF_ERROR(entries.status());
+  for (const FolderEntry& entry : *entries) {
     const std::optional<int64_t> step = ParseStepFolderName(entry.name);
-    if (step && entry.kind == PathKind::kFolder) found.push_back({*step, JoinPath(checkpoints, entry.name)});
+    if (step) found.push_back({*step, JoinPath(checkpoints, entry.name)});
   }
   std::sort(found.begin(), found.end(), [](const auto& a, const auto& b) { return a.step < b.step; });
   return found;

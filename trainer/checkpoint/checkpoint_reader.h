@@ -78,16 +78,17 @@ struct CommittedCheckpoint {
   int64_t step = 0;
   std::string folder;
 };
-// The folders with a committed name in `checkpoints`, in ascending step; none where the folder does not exist. Says
-// nothing about their content.
+// Whatever has a committed name in `checkpoints`, links to folders elsewhere too, in ascending step; none where the
+// folder does not exist. Says nothing about their content.
 absl::StatusOr<std::vector<CommittedCheckpoint>> ListCheckpoints(const std::string& checkpoints);
 
 struct FoundCheckpoint {
   std::optional<CheckpointReader> reader;  // nullopt where no folder was good
   std::vector<std::string> skipped;        // newer folders that were not, and why: one line each
 };
-// The newest committed checkpoint that opens, of those before step `below`. Steps back over bad ones. When a shard
-// proves damaged later, while it is read, call again with `below` set to that step.
+// The newest committed checkpoint that opens, of those before step `below`. Steps back over bad ones: where all are,
+// the caller must not take `skipped` for an empty folder. When a shard proves damaged later, while it is read, call
+// again with `below` set to that step.
 absl::StatusOr<FoundCheckpoint> FindNewestCheckpoint(const std::string& checkpoints,
                                                      std::optional<int64_t> below = std::nullopt);
 

@@ -12,6 +12,7 @@
 #include "data/formats/safetensors.h"
 #include "trainer/checkpoint/checkpoint_names.h"
 #include "trainer/checkpoint/checkpoint_reader.h"
+#include "trainer/checkpoint/set_aside.h"
 
 namespace shardit {
 namespace {
@@ -240,6 +241,10 @@ absl::Status CheckpointWriter::Commit(const RunState& state, const std::vector<s
 absl::Status CheckpointWriter::Publish(int64_t step) {
   FileSystem& fs = *options_.fs;
   const std::string final_folder = JoinPath(options_.checkpoints, StepFolderName(step));
+  // Another program, or this one at another time, may read what this one cannot: nothing of the kind is removed.
+  if (KindOfPath(final_folder) != PathKind::kMissing && !OpenCheckpointStep(options_.checkpoints, step).ok()) {
+    RETURN_IF_ERROR(SetAside(fs, options_.checkpoints, step).status());
+  }
   std::string replaced;  // where the folder that had this name is now
   if (KindOfPath(final_folder) == PathKind::kMissing) {
     RETURN_IF_ERROR(fs.Rename(temp_folder_, final_folder));

@@ -101,7 +101,8 @@ class CheckpointWriter {
 
   // Collective. Commits `slices` and `state` as step `state.step` and then applies retention. After an error nothing
   // may be counted on but the checkpoints from before, which are untouched. A folder of the same run and step, left
-  // from before a resume at an earlier one, is replaced. The slices must not change until it returns.
+  // from before a resume at an earlier one, is replaced; one that does not open is set aside. The slices must not
+  // change until it returns.
   absl::StatusOr<SaveReport> Save(const RunState& state, std::span<const SliceRef> slices);
 
   // The same by one process alone (a world of 1: CHECK), which writes `shards` shards one after the other; slices(i)

@@ -46,7 +46,7 @@ absl::Status RemoveTempFolders(FileSystem& fs, const std::string& checkpoints, c
   if (KindOfPath(checkpoints) == PathKind::kMissing) return absl::OkStatus();
   ASSIGN_OR_RETURN(const std::vector<FolderEntry> entries, ListFolder(checkpoints));
   for (const FolderEntry& entry : entries) {
-    const bool torn_save = entry.kind == PathKind::kFolder && IsTempFolderOfRun(entry.name, run_id);
+    const bool torn_save = IsTempFolderOfRun(entry.name, run_id);
     const bool torn_hint = entry.kind == PathKind::kFile && IsTempOfLatest(entry.name);
     if (torn_save) RETURN_IF_ERROR(RemoveTree(fs, JoinPath(checkpoints, entry.name)));
     if (torn_hint) RETURN_IF_ERROR(fs.RemoveFile(JoinPath(checkpoints, entry.name)));

@@ -23,7 +23,8 @@ std::vector<int64_t> StepsToRemove(std::span<const int64_t> steps, int64_t newes
 
 // Applies the rule to the folders of run `run_id` in `checkpoints`. Folders that do not open, belong to another run or
 // are newer than `newest` are neither counted nor touched. A folder first gets a temporary name, durably, and is
-// emptied then: a crash never leaves half of one under a committed name. Returns the removed steps.
+// emptied then: a crash never leaves half of one under a committed name. Of a link, the link is removed. Returns the
+// removed steps.
 absl::StatusOr<std::vector<int64_t>> ApplyRetention(FileSystem& fs, const std::string& checkpoints,
                                                     const std::string& run_id, const std::string& attempt,
                                                     int64_t newest, const Retention& retention);

@@ -12,7 +12,6 @@
 #include "trainer/faults/replica_checksum.h"
 #include "trainer/faults/restart_guard.h"
 #include "trainer/faults/skipped_steps.h"
-#include "trainer/run_config/exit_code.h"
 
 namespace shardit {
 namespace {
@@ -64,9 +63,7 @@ absl::Status RunGuards::CheckStart(const RunFolder& folder, int64_t checkpoint_b
   if (world_.rank() == 0) {
     counted = CountStart(folder.path, step, RestartOptionsFromEnvironment(max_stalled_restarts));
   }
-  // The exit code is rank 0's to say; the others hear of the refusal by its kind.
-  const absl::Status agreed = AgreeStatus(world_.comm(), counted);
-  return absl::IsFailedPrecondition(agreed) ? WithExitCode(agreed, ExitCode::kDoNotRequeue) : agreed;
+  return AgreeStatus(world_.comm(), counted);
 }
 
 absl::Status RunGuards::StartWatching(std::vector<Communicator*> comms) {

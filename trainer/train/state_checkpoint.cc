@@ -6,8 +6,11 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "core/base/status_macros.h"
 #include "parallel/comm/agree_status.h"
+#include "trainer/checkpoint/checkpoint_names.h"
+#include "trainer/checkpoint/set_aside.h"
 #include "trainer/run_config/exit_code.h"
 #include "trainer/weights/weights_file.h"
 
@@ -123,80 +126,100 @@ absl::Status LoadState(const CheckpointReader& reader, TrainState& state) {
 
 namespace {
 
+// Rank 0's choice.
 struct Candidate {
-  std::string folder;  // empty: start fresh
-  std::vector<std::string> skipped;
+  std::string folder;                // empty: start fresh
+  std::vector<std::string> skipped;  // by all choices so far, and why
 };
 
-// Rank 0's choice. `below` excludes checkpoints whose shards proved damaged while they were read.
-absl::StatusOr<Candidate> Choose(const std::string& checkpoints, const std::string& resume,
-                                 std::optional<int64_t> below) {
-  Candidate candidate;
-  if (resume == "auto") {
-    ASSIGN_OR_RETURN(FoundCheckpoint found, FindNewestCheckpoint(checkpoints, below));
-    candidate.skipped = std::move(found.skipped);
-    if (found.reader.has_value()) candidate.folder = found.reader->folder();
-    return candidate;
+absl::Status NoneIsUsable(const std::string& checkpoints, std::vector<std::string> reasons) {
+  constexpr size_t kMaxListed = 8;
+  const size_t count = reasons.size();
+  if (count > kMaxListed) {
+    reasons.resize(kMaxListed);
+    reasons.push_back(absl::StrCat("and ", count - kMaxListed, " more"));
   }
-  ASSIGN_OR_RETURN(const std::vector<CommittedCheckpoint> existing, ListCheckpoints(checkpoints));
+  return absl::DataLossError(
+      absl::StrCat("none of the ", count, " checkpoint(s) in ", Quoted(checkpoints),
+                   " can be used, and a run is not begun anew over them: ", absl::StrJoin(reasons, "; "),
+                   "; repair them, or remove them to start at step 0, or give --resume never and another --out"));
+}
+
+// The newest checkpoint that opens, of steps before `below`.
+absl::Status ChooseNewest(const std::string& checkpoints, std::optional<int64_t> below, Candidate& candidate) {
+  ASSIGN_OR_RETURN(const FoundCheckpoint found, FindNewestCheckpoint(checkpoints, below));
+  candidate.skipped.insert(candidate.skipped.end(), found.skipped.begin(), found.skipped.end());
+  candidate.folder = found.reader.has_value() ? found.reader->folder() : "";
+  if (found.reader.has_value() || candidate.skipped.empty()) return absl::OkStatus();
+  return NoneIsUsable(checkpoints, candidate.skipped);
+}
+
+absl::Status Choose(const std::string& checkpoints, const std::string& resume, std::optional<int64_t> below,
+                    Candidate& candidate) {
+  if (resume == "auto") return ChooseNewest(checkpoints, below, candidate);
   if (resume == "never") {
-    if (existing.empty()) return candidate;
+    ASSIGN_OR_RETURN(const std::vector<CommittedCheckpoint> existing, ListCheckpoints(checkpoints));
+    if (existing.empty()) return absl::OkStatus();
     return WithExitCode(absl::FailedPreconditionError(absl::StrCat(
                             Quoted(checkpoints), " holds ", existing.size(),
                             " checkpoint(s) of an earlier run and --resume is never; choose another --out, or "
                             "--resume auto")),
                         ExitCode::kUsage);
   }
+  candidate.folder = resume;
   int64_t step = 0;
-  if (!absl::SimpleAtoi(resume, &step)) {
-    candidate.folder = resume;
-    return candidate;
-  }
+  if (!absl::SimpleAtoi(resume, &step)) return absl::OkStatus();
   ASSIGN_OR_RETURN(const CheckpointReader reader, OpenCheckpointStep(checkpoints, step));
   candidate.folder = reader.folder();
-  return candidate;
+  return absl::OkStatus();
 }
 
-// Fills the state; returns the settings that may change and did.
-absl::StatusOr<std::vector<std::string>> LoadChecked(const CheckpointReader& reader, const ResolvedConfig& config,
-                                                     TrainState& state) {
+// Fills the state; says what the checkpoint was, and which settings may change and did.
+absl::StatusOr<Resumed> LoadChecked(const std::string& folder, const ResolvedConfig& config, TrainState& state,
+                                    std::atomic<uint64_t>* blocks_read) {
+  ASSIGN_OR_RETURN(CheckpointReader reader, CheckpointReader::Open(folder));
+  reader.CountBlocks(blocks_read);
   ASSIGN_OR_RETURN(ConfigDiff diff, DiffRunConfigs(reader.state().config_text, config.text));
   RETURN_IF_ERROR(CheckResumable(diff));
   RETURN_IF_ERROR(LoadState(reader, state));
-  return std::move(diff.reported);
+  return Resumed{.folder = folder, .state = reader.state(), .changed = std::move(diff.reported)};
+}
+
+// Collective: leaves `resumed` as the newest checkpoint.
+absl::Status LeaveNewer(Communicator& world, const std::string& checkpoints, Resumed& resumed) {
+  absl::StatusOr<std::vector<std::string>> moved = std::vector<std::string>();
+  if (world.rank() == 0) moved = SetAsideNewer(PosixFileSystem(), checkpoints, resumed.state.step);
+  RETURN_IF_ERROR(AgreeStatus(world, moved.status()));
+  resumed.set_aside = *std::move(moved);
+  return absl::OkStatus();
 }
 
 }  // namespace
 
 absl::StatusOr<std::optional<Resumed>> ResumeState(Communicator& world, const std::string& checkpoints,
-                                                   const std::string& resume, const ResolvedConfig& config,
-                                                   TrainState& state) {
-  std::vector<std::string> skipped;
-  std::optional<int64_t> below;
+                                                   const std::string& resume, std::optional<int64_t> below,
+                                                   const ResolvedConfig& config, TrainState& state,
+                                                   std::atomic<uint64_t>* blocks_read) {
+  Candidate candidate;
   while (true) {
-    absl::StatusOr<Candidate> choice = Candidate{};
-    if (world.rank() == 0) choice = Choose(checkpoints, resume, below);
-    RETURN_IF_ERROR(AgreeStatus(world, choice.status()));
+    const absl::Status chosen = world.rank() == 0 ? Choose(checkpoints, resume, below, candidate) : absl::OkStatus();
+    RETURN_IF_ERROR(AgreeStatus(world, chosen));
     // World: everybody loads the checkpoint that rank 0 saw.
-    const std::string folder = world.AllGatherBytes(choice->folder, {.tag = "resume folder", .control = true})[0];
-    skipped.insert(skipped.end(), choice->skipped.begin(), choice->skipped.end());
+    const std::string folder = world.AllGatherBytes(candidate.folder, {.tag = "resume folder", .control = true})[0];
     if (folder.empty()) return std::optional<Resumed>();
 
-    const absl::StatusOr<CheckpointReader> reader = CheckpointReader::Open(folder);
-    const absl::StatusOr<std::vector<std::string>> changed =
-        reader.ok() ? LoadChecked(*reader, config, state) : absl::StatusOr<std::vector<std::string>>(reader.status());
-    const absl::Status loaded = changed.status();
-    const absl::Status agreed = AgreeStatus(world, loaded);
-    if (agreed.ok()) return std::optional<Resumed>({folder, skipped, reader->state(), *changed});
-    if (resume != "auto" || !absl::IsDataLoss(agreed)) {
-      return loaded.ok() ? agreed : WithExitCode(agreed, ExitCodeOf(loaded));
+    absl::StatusOr<Resumed> resumed = LoadChecked(folder, config, state, blocks_read);
+    const absl::Status loaded = AgreeStatus(world, resumed.status());
+    if (loaded.ok()) {
+      resumed->skipped = std::move(candidate.skipped);
+      if (resume != "auto") RETURN_IF_ERROR(LeaveNewer(world, checkpoints, *resumed));
+      return std::optional<Resumed>(*std::move(resumed));
     }
-    skipped.push_back(absl::StrCat(Quoted(folder), ": ", std::string(agreed.message())));
+    if (resume != "auto" || !absl::IsDataLoss(loaded)) return loaded;
     // A damaged shard: the next older checkpoint, for everybody.
-    int64_t step = reader.ok() ? reader->state().step : state.step;
-    const Work work = world.Broadcast(&step, 1, 0, {.tag = "step back", .control = true});
-    work.Wait();
-    below = step;
+    candidate.skipped.push_back(absl::StrCat(Quoted(folder), ": ", std::string(loaded.message())));
+    below = ParseStepFolderName(folder.substr(folder.rfind('/') + 1));
+    CHECK(below.has_value()) << "[ResumeState] " << folder;
   }
 }
 

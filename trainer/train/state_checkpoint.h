@@ -2,6 +2,7 @@
 // slices a checkpoint holds.
 #pragma once
 
+#include <atomic>
 #include <optional>
 #include <string>
 #include <vector>
@@ -33,15 +34,22 @@ absl::Status LoadGroup(const CheckpointReader& reader, StateGroup group, Paramet
 
 // What to resume from, decided by rank 0 and loaded by all. Collective over `world`.
 struct Resumed {
-  std::string folder;                // of the checkpoint
-  std::vector<std::string> skipped;  // newer checkpoints that were bad, and why
-  RunState state;                    // of the checkpoint
-  std::vector<std::string> changed;  // settings that differ from the saved ones and move the numbers
+  std::string folder;                  // of the checkpoint
+  std::vector<std::string> skipped;    // newer checkpoints that were bad, and why
+  RunState state;                      // of the checkpoint
+  std::vector<std::string> changed;    // settings that differ from the saved ones and move the numbers
+  std::vector<std::string> set_aside;  // rank 0: where the newer folders are that this start leaves behind
 };
-// `resume` is auto, never, a step or a folder, as on the command line; nullopt means a fresh start. A configuration
-// that may not change between save and resume is refused with the difference.
+// `resume` is auto, never, a step or a folder, as on the command line; auto looks at steps before `below` only. Nullopt
+// means a fresh start, with `state` as it was: there is no checkpoint at all. Where there are some and auto can use
+// none, DataLoss lists them with the reasons. A configuration that may not change between save and resume is refused
+// with the difference. After an error `state` holds anything. Adds the blocks that this rank reads to `*blocks_read`.
+//
+// A start from a step or folder begins another branch of the run: newer folders in `checkpoints` are set aside
+// (trainer/checkpoint/set_aside.h), so that the next automatic start finds this branch.
 absl::StatusOr<std::optional<Resumed>> ResumeState(Communicator& world, const std::string& checkpoints,
-                                                   const std::string& resume, const ResolvedConfig& config,
-                                                   TrainState& state);
+                                                   const std::string& resume, std::optional<int64_t> below,
+                                                   const ResolvedConfig& config, TrainState& state,
+                                                   std::atomic<uint64_t>* blocks_read = nullptr);
 
 }  // namespace shardit

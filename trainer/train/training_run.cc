@@ -107,10 +107,8 @@ TrainingRun::TrainingRun(World& world, const TrainRequest& request, const RankDe
 absl::StatusOr<RankDevice> TrainingRun::PlanMemory(World& world, const RunOptions& options, Device device) {
   const TrainOptions& train = options.train;
   const MeshShape shape = ShapeOf(options);
-  RankDevice plan{.device = device,
-                  .precision = train.precision,
-                  .deterministic = train.deterministic,
-                  .tune = shape.tp == 1};
+  RankDevice plan{
+      .device = device, .precision = train.precision, .deterministic = train.deterministic, .tune = shape.tp == 1};
   if (device.is_cpu()) return plan;
   const int64_t planned = PlannedGpuMemory(options, shape).peak_bytes_in_use;
   const int64_t budget = MemoryBudget(world, device, shape);
@@ -120,8 +118,7 @@ absl::StatusOr<RankDevice> TrainingRun::PlanMemory(World& world, const RunOption
         absl::ResourceExhaustedError(absl::StrCat("this run does not fit: ", MemoryAdvice(options, shape, budget))),
         ExitCode::kUsage);
   }
-  const absl::Status agreed = AgreeStatus(world.comm(), fits);
-  if (!agreed.ok()) return fits.ok() ? WithExitCode(agreed, ExitCode::kUsage) : fits;
+  RETURN_IF_ERROR(AgreeStatus(world.comm(), fits));
   // Parts of the arena that no request fits cost a few percent.
   constexpr double kSlack = 1.02;
   plan.reserve_bytes = std::min(static_cast<int64_t>(kSlack * static_cast<double>(planned)), budget);
@@ -175,7 +172,9 @@ absl::Status TrainingRun::LoadOrInitialize() {
   }
   RETURN_IF_ERROR(guards_.TakeFolder(request_.out));
   ASSIGN_OR_RETURN(folder_, RunFolder::Open(world_.comm(), request_.out));
-  ASSIGN_OR_RETURN(const std::optional<Resumed> resumed, Resume());
+  ASSIGN_OR_RETURN(const std::optional<Resumed> resumed,
+                   ResumeState(world_.comm(), folder_->checkpoints(), request_.resume, /*below=*/std::nullopt,
+                               request_.config, state_));
   if (resumed.has_value()) guards_.numerics().Restore(NumericsOf(resumed->state));
   state_.RefreshComputeWeights(context_);
   RETURN_IF_ERROR(guards_.CheckStart(*folder_, ParameterCount(options_.model) * kSavedBytesPerParameter, state_.step,
@@ -218,10 +217,6 @@ absl::Status TrainingRun::OpenLoader() {
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::optional<Resumed>> TrainingRun::Resume() {
-  return ResumeState(world_.comm(), folder_->checkpoints(), request_.resume, request_.config, state_);
-}
-
 absl::Status TrainingRun::OpenReporter(const std::optional<Resumed>& resumed) {
   RETURN_IF_ERROR(folder_->WriteConfig(request_.config.text));
   ASSIGN_OR_RETURN(reporter_, RunReporter::Open({.run_folder = folder_->path,
@@ -236,6 +231,7 @@ absl::Status TrainingRun::OpenReporter(const std::optional<Resumed>& resumed) {
   if (!resumed.has_value()) return absl::OkStatus();
   for (const std::string& line : resumed->skipped) LOG_WARN("passed over a checkpoint: {}", line);
   for (const std::string& line : resumed->changed) LOG_WARN("changed since the checkpoint: {}", line);
+  for (const std::string& line : resumed->set_aside) LOG_WARN("set aside a newer checkpoint: it is now {}", line);
   LOG_INFO("resumed from {} at step {}", resumed->folder, state_.step);
   return absl::OkStatus();
 }
@@ -250,6 +246,9 @@ TrainingRun::Decision TrainingRun::AgreeOnNextStep(StopReason stop, bool data_fa
 absl::Status TrainingRun::Loop() {
   RETURN_IF_ERROR(guards_.StartWatching(comms_.all()));
   ASSIGN_OR_RETURN(const StopReason stop, RunSteps());
+  // Whether this step is saved, all ranks know only when the save in flight has ended.
+  guards_.beacon().Enter(Phase::kSave, state_.step);
+  NoteSave(checkpointer_->Wait());
   // Nothing was computed since: after a signal during the start-up the next start stands where this one did.
   if (last_saved_step_ != state_.step && state_.step != first_step_) RETURN_IF_ERROR(SaveCheckpoint());
   RETURN_IF_ERROR(FinishSave());
@@ -264,9 +263,11 @@ absl::Status TrainingRun::Stopped(StopReason reason) const {
                           : reason == StopReason::kSignal && !signal.empty() ? absl::StrCat(" by ", std::string(signal))
                           : reason == StopReason::kSignal                    ? " by a signal"
                                                                              : "";
+  // A command that names a step or folder would begin another branch there.
+  const char* with = request_.resume == "auto" ? "" : " with --resume auto";
   return WithExitCode(
       absl::AbortedError(absl::StrCat("stopped", why, " at step ", state_.step, " of ", options_.train.steps,
-                                      " with its state saved; run the same command to go on")),
+                                      " with its state saved; run the same command", with, " to go on")),
       ExitCode::kRequeue);
 }
 
@@ -279,6 +280,7 @@ absl::StatusOr<const Batch*> TrainingRun::NextBatch() {
 
 absl::StatusOr<TrainingRun::StopReason> TrainingRun::RunSteps() {
   while (state_.step < options_.train.steps) {
+    NoteSave(checkpointer_->Poll());
     const Clock::time_point begin = Clock::now();
     context_.timeline().BeginStep(state_.step);
     guards_.beacon().Enter(Phase::kDataWait, state_.step + 1);
@@ -378,20 +380,28 @@ absl::Status TrainingRun::JudgeNumbers(const StepReport& report, const Batch& ba
                       ExitCode::kNumerics);
 }
 
-// Back to the last checkpoint, in place.
+// Back to the last checkpoint from before the failures, in place.
 absl::Status TrainingRun::RollBack() {
   const int64_t failed = state_.step;
   step_.FinishGather();
-  RETURN_IF_ERROR(FinishSave());
-  ASSIGN_OR_RETURN(const std::optional<Resumed> resumed,
-                   ResumeState(world_.comm(), folder_->checkpoints(), "auto", request_.config, state_));
-  if (!resumed.has_value() || resumed->state.skipped_in_a_row > 0) {
-    return WithExitCode(
-        absl::InternalError(absl::StrCat(NumericsPolicy::kInARow, " steps in a row up to step ", failed,
-                                         " were skipped and no checkpoint lies before them; skipped.jsonl names their "
-                                         "samples; a smaller optimizer.learning_rate or optimizer.clip_norm may help")),
-        ExitCode::kNumerics);
-  }
+  guards_.beacon().Enter(Phase::kSave, failed);
+  NoteSave(checkpointer_->Wait());
+  std::optional<Resumed> resumed;
+  int64_t below = failed;
+  // A run that was stopped amid skipped steps has saved them.
+  do {
+    ASSIGN_OR_RETURN(resumed, ResumeState(world_.comm(), folder_->checkpoints(), "auto", below, request_.config, state_,
+                                          &guards_.beacon().pieces()));
+    if (!resumed.has_value()) {
+      return WithExitCode(
+          absl::InternalError(absl::StrCat(
+              NumericsPolicy::kInARow, " steps in a row up to step ", failed,
+              " were skipped and no checkpoint lies before them; skipped.jsonl names their samples; a smaller "
+              "optimizer.learning_rate or optimizer.clip_norm may help")),
+          ExitCode::kNumerics);
+    }
+    below = resumed->state.step;
+  } while (resumed->state.skipped_in_a_row > 0);
   guards_.numerics().Restore(NumericsOf(resumed->state));
   state_.RefreshComputeWeights(context_);
   last_saved_step_ = state_.step;
@@ -487,6 +497,7 @@ absl::Status TrainingRun::SaveCheckpoint() {
   const Clock::time_point begin = Clock::now();
   const TimedSpan span(context_.timeline(), SpanKind::kSave, "save");
   guards_.beacon().Enter(Phase::kSave, state_.step);
+  NoteSave(checkpointer_->Wait());
   // Rows up to this step are durable before the checkpoint that makes them final.
   absl::Status synced;
   if (reporter_ != nullptr) synced = reporter_->Sync();
@@ -510,21 +521,25 @@ absl::Status TrainingRun::SaveCheckpoint() {
   saved.skipped_in_a_row = numerics.skipped_in_a_row;
   saved.losses = {numerics.observed, numerics.mean, numerics.variance};
   saved.seed = options_.train.seed;
-  RETURN_IF_ERROR(checkpointer_->Save(saved, StateSlices(state_)));
+  checkpointer_->Save(saved, StateSlices(state_), begin);
   job_end_.SaveStalled(Seconds(Clock::now() - begin));
   last_saved_step_ = state_.step;
-  ReportCheckpoint();
   return absl::OkStatus();
 }
 
 absl::Status TrainingRun::FinishSave() {
   guards_.beacon().Enter(Phase::kSave, state_.step);
-  RETURN_IF_ERROR(checkpointer_->Wait());
-  ReportCheckpoint();
+  const absl::Status ended = checkpointer_->Wait();
+  if (!ended.ok()) return WithExitCode(ended, ExitCode::kIo);
+  NoteSave(ended);
   return absl::OkStatus();
 }
 
-void TrainingRun::ReportCheckpoint() {
+void TrainingRun::NoteSave(const absl::Status& ended) {
+  if (!ended.ok()) {
+    last_saved_step_ = -1;
+    if (reporter_ != nullptr) LOG_WARN("a save failed, the next one tries again: {}", std::string(ended.message()));
+  }
   const std::optional<CheckpointTiming> timing = checkpointer_->TakeReport();
   if (!timing.has_value()) return;
   job_end_.SaveTook(1e-3 * (timing->stall_ms + timing->write_ms));

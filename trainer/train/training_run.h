@@ -52,7 +52,6 @@ class TrainingRun {
   absl::Status LoadOrInitialize();
   absl::Status OpenLoader();
   absl::Status OpenReporter(const std::optional<Resumed>& resumed);
-  absl::StatusOr<std::optional<Resumed>> Resume();
 
   // The next step's samples; none where no end of the chain lives on this rank.
   absl::StatusOr<const Batch*> NextBatch();
@@ -81,10 +80,13 @@ class TrainingRun {
   absl::StatusOr<std::optional<double>> MaybeValidate();
   absl::Status MaybeSampleGrid();
   absl::Status WriteGrid(const Image& grid);
+  // Begins a save of this step; one before it that failed is reported and forgotten.
   absl::Status SaveCheckpoint();
-  // Waits for the save in flight.
+  // Waits for the save in flight, whose failure is the run's.
   absl::Status FinishSave();
-  void ReportCheckpoint();
+  // Reports a save that ended with `ended`. After a failure no step counts as saved: the next save that is due tries
+  // again, and a stop saves in any case.
+  void NoteSave(const absl::Status& ended);
 
   World& world_;
   const TrainRequest request_;
@@ -108,8 +110,8 @@ class TrainingRun {
   std::optional<SampleLog> sample_log_;    // where asked for
   StopSignal stop_signal_;
   JobEnd job_end_;
-  int64_t first_step_ = 0;  // state_.step when this start began
-  int64_t last_saved_step_ = -1;
+  int64_t first_step_ = 0;         // state_.step when this start began
+  int64_t last_saved_step_ = -1;   // or being saved; -1: none
   const double peak_flops_;        // of this rank's device; not a number where it is not tabulated
   StepComms::Bytes bytes_before_;  // sent before the step being reported
 };
