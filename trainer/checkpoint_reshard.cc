@@ -10,6 +10,7 @@
 #include "model/dit.h"
 #include "parallel/mesh.h"
 #include "parallel/tensor/plan.h"
+#include "trainer/checkpoint_export.h"
 #include "trainer/run_config/exit_code.h"
 #include "trainer/run_config/run_config.h"
 #include "trainer/train/state_checkpoint.h"
@@ -62,6 +63,7 @@ absl::StatusOr<SaveReport> ReshardForLayout(const CheckpointReader& source, cons
   ASSIGN_OR_RETURN(const ResolvedConfig config,
                    ParseRunConfig(source.state().config_text,
                                   absl::StrCat("configuration in ", Quoted(source.folder())), ConfigUse::kModel, 1));
+  RETURN_IF_ERROR(CheckModelFits(config.options.model, source, StateGroup::kModel));
   ASSIGN_OR_RETURN(const ShardPlan plan, PlanShards(config.options.model, config.options.parallel, layout));
   return ReshardCheckpoint(source, plan, layout, out, fs);
 }

@@ -12,6 +12,7 @@
 #include "data/formats/safetensors.h"
 #include "model/dit.h"
 #include "nlohmann/json.hpp"
+#include "trainer/checkpoint_export.h"
 #include "trainer/run_config/run_config.h"
 #include "trainer/train/state_checkpoint.h"
 
@@ -165,6 +166,7 @@ absl::Status ExportDiffusers(FileSystem& fs, const CheckpointReader& reader, Sta
   if (KindOfPath(out) != PathKind::kMissing) {
     return absl::AlreadyExistsError(absl::StrCat(Quoted(out), " exists; choose another --out"));
   }
+  RETURN_IF_ERROR(CheckModelFits(config.options.model, reader, group));
   Allocator allocator(Device::Cpu());
   Dit model(config.options.model);
   model.parameters().Allocate(allocator);

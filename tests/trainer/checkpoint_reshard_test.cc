@@ -12,6 +12,7 @@
 #include "model/dit.h"
 #include "parallel/tensor/plan.h"
 #include "tests/trainer/checkpoint_store_testing.h"
+#include "trainer/checkpoint_export.h"
 #include "trainer/train/sharding.h"
 
 namespace shardit {
@@ -117,6 +118,43 @@ DitConfig SmallModel() {
 
 const RunLayout kLayouts[] = {{1, 1, 1, 1, 0}, {3, 3, 1, 1, 1},  {2, 1, 2, 1, 0}, {2, 1, 1, 2, 0},
                               {8, 2, 2, 2, 3}, {20, 1, 4, 5, 0}, {7, 7, 1, 1, 2}};
+
+// The configuration that lies beside weights may name a model of any size.
+TEST(CheckModelFits, ComparesTheModelWithWhatIsStored) {
+  const TempFolder folder;
+  std::vector<NamedShape> shapes;
+  const Dit model(SmallModel());
+  for (const auto& parameter : model.parameters().all()) {
+    shapes.push_back({parameter->name, {parameter->shape.begin(), parameter->shape.end()}});
+  }
+  ASSERT_TRUE(SaveStep(folder.path(), 1, {.world = 2, .model = shapes}).ok());
+  const auto reader = OpenCheckpointStep(folder.path(), 1);
+  ASSERT_TRUE(reader.ok()) << reader.status();
+  EXPECT_TRUE(CheckModelFits(SmallModel(), *reader, StateGroup::kEma).ok());
+  DitConfig larger = SmallModel();
+  larger.classes += 1;
+  const absl::Status refused = CheckModelFits(larger, *reader, StateGroup::kModel);
+  EXPECT_EQ(refused.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(refused.message()), HasSubstr("the model of its configuration has"));
+  // No weight tells how many places the position table has.
+  DitConfig wide = SmallModel();
+  wide.patch = 1, wide.side = 4096, wide.channels = 1;
+  EXPECT_THAT(std::string(CheckModelFits(wide, *reader, StateGroup::kModel).message()), HasSubstr("position table"));
+}
+
+// The smallest checkpoints of the largest model: gigabytes would be taken before a tensor is missed.
+TEST(CheckModelFits, IsAskedBeforeAModelIsMade) {
+  const TempFolder folder;
+  SaveOptions options{.world = 1};
+  options.config_text = "model { depth: 1 width: 4096 heads: 16 patch: 1 channels: 4 side: 4096 }";
+  ASSERT_TRUE(SaveStep(folder.path(), 1, options).ok());
+  const auto reader = OpenCheckpointStep(folder.path(), 1);
+  ASSERT_TRUE(reader.ok()) << reader.status();
+  const absl::Status exported = ExportWeights(PosixFileSystem(), *reader, StateGroup::kModel, folder / "x.safetensors");
+  EXPECT_THAT(std::string(exported.message()), HasSubstr("weights, the model of its configuration has"));
+  const auto cut = ReshardForLayout(*reader, {1, 1, 1, 1, 0}, folder / "out");
+  EXPECT_THAT(std::string(cut.status().message()), HasSubstr("weights, the model of its configuration has"));
+}
 
 TEST(PlanShards, CoversEveryTensorOnceInEveryLayout) {
   for (const Conditioning design :

@@ -180,6 +180,8 @@ struct SaveOptions {
   FileSystem* fs = &PosixFileSystem();
   std::string attempt = "1";
   std::string run_id = "run-1";
+  std::string config_text = TestState(0).config_text;
+  std::vector<NamedShape> model = TestModel();
 };
 
 // Saves the state of seed `step` as step `step`; all ranks must agree on the result, which is returned.
@@ -193,9 +195,10 @@ inline absl::StatusOr<SaveReport> SaveStep(const std::string& checkpoints, int64
       result = prepared;
       return;
     }
-    const auto mine = CutState(static_cast<uint64_t>(step), options.cut, exchange.rank, exchange.world);
+    const auto mine = CutState(static_cast<uint64_t>(step), options.cut, exchange.rank, exchange.world, options.model);
     RunState state = TestState(step);
     state.run_id = options.run_id;
+    state.config_text = options.config_text;
     result = writer.Save(state, mine->slices);
   });
   for (const auto& result : results) EXPECT_EQ(result.status(), results[0].status());
