@@ -189,13 +189,14 @@ def check_going_back(t, config):
         out = f"back_{ranks}"
         run = t.folder / out
         train(t, config, out, settings, ranks=ranks)
+        whole = losses(run), checkpoint_bytes(run, 12)
         done = train(t, config, out, settings, ["--resume", "3", "--stop-after", "2"], ranks=ranks, code=75)
         t.expect("with --resume auto to go on" in done.stderr, f"going back: {done.stderr}")
         t.expect(names(run) == ["0000003", "0000005", "0000006.aside-1", "0000009.aside-1", "0000012.aside-1"],
                  f"going back: {names(run)}")
         done = train(t, config, out, settings, ranks=ranks)
         t.expect("0000005 at step 5" in done.stderr, f"not from the new branch: {done.stderr}")
-        same_run(t, "whole_0", out, f"going back on {max(ranks, 1)} ranks") if ranks == 0 else None
+        t.expect((losses(run), checkpoint_bytes(run, 12)) == whole, f"going back on {max(ranks, 1)} ranks: another run")
         old = run / "checkpoints" / "0000012.aside-1"
         same = [shard.read_bytes() == (run / "checkpoints/0000012" / shard.name).read_bytes()
                 for shard in old.glob("shard-*")]
