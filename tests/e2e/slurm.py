@@ -28,8 +28,8 @@ exec mpirun "$@"
 
 
 def warned(cluster, name):
-    """The warning before a time limit or a maintenance, here sent by hand."""
-    job = cluster.submit(name)
+    """The warning before a time limit or a maintenance, here sent by hand. How the first start began is not repeated."""
+    job = cluster.submit(name, more=["--resume", "never"])
     cluster.wait_for_checkpoint(name, job)
     cluster.ask("scancel", "--signal=USR1", "--batch", job)
     return job, "stopped by SIGUSR1"
@@ -88,7 +88,7 @@ def lost_node(cluster, name):
 
 def chained(cluster, name):
     """Where requeueing is forbidden: a successor goes on."""
-    job = cluster.submit(name, "--no-requeue", "--export=ALL,SHARDIT_CHAIN=1")
+    job = cluster.submit(name, "--no-requeue", "--export=ALL,SHARDIT_CHAIN=1", more=["--resume=never"])
     cluster.wait_for_checkpoint(name, job)
     cluster.ask("scancel", "--signal=USR1", "--batch", job)
     cluster.wait_for_end(name, job)
