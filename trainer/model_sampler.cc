@@ -69,6 +69,7 @@ absl::StatusOr<LoadedModel> LoadWeightFile(RankContext& context, const SampleReq
     config = ParseRunConfig(text->second, "configuration in " + Quoted(request.checkpoint), ConfigUse::kModel, 1);
   }
   RETURN_IF_ERROR(config.status());
+  RETURN_IF_ERROR(CheckModelFits(config->options.model, file));
   LoadedModel loaded{.options = config->options, .model = AllocateModel(context, config->options.model)};
   ASSIGN_OR_RETURN(const std::string model_text, ModelConfigText(config->text));
   loaded.config_hash = absl::StrCat(absl::Hex(HashBytes(model_text), absl::kZeroPad16));
@@ -91,6 +92,7 @@ absl::StatusOr<LoadedModel> LoadCheckpoint(RankContext& context, const SampleReq
   ASSIGN_OR_RETURN(
       const ResolvedConfig config,
       ParseRunConfig(reader.state().config_text, "configuration in " + Quoted(reader.folder()), ConfigUse::kModel, 1));
+  RETURN_IF_ERROR(CheckModelFits(config.options.model, reader, request.ema ? StateGroup::kEma : StateGroup::kModel));
   LoadedModel loaded{.options = config.options,
                      .model = AllocateModel(context, config.options.model),
                      .trained_steps = reader.state().step};
