@@ -21,6 +21,7 @@
 #include "core/tensor/rng.h"
 #include "gtest/gtest.h"
 #include "tests/core/host_copy.h"
+#include "tests/cuda/wants_gpus.h"
 
 namespace shardit {
 namespace {
@@ -32,7 +33,7 @@ constexpr int64_t kBatch = 2, kTokens = 5, kWidth = 8;
 class CudaAutograd : public ::testing::TestWithParam<DType> {
  protected:
   void SetUp() override {
-    if (cuda::Devices().empty()) GTEST_SKIP() << "no GPU";
+    SKIP_WITHOUT_GPUS(1);
     context_ = std::make_unique<RankContext>(Device::Cuda(0), CudaOptions{}, 1);
     allocator().Reserve(int64_t{8} << 20);
   }

@@ -9,6 +9,7 @@
 #include "core/tensor/cuda_context.h"
 #include "core/tensor/device_memory.h"
 #include "gtest/gtest.h"
+#include "tests/cuda/wants_gpus.h"
 
 namespace shardit::cuda {
 
@@ -21,9 +22,7 @@ inline CudaContext& TestContext() {
 // Tests that need a device; without one each skips itself.
 class CudaTest : public ::testing::Test {
  protected:
-  void SetUp() override {
-    if (Devices().empty()) GTEST_SKIP() << "no GPU";
-  }
+  void SetUp() override { SKIP_WITHOUT_GPUS(1); }
 };
 
 // Elements in device memory, copied in the order of TestContext's stream. A new vector of a count holds anything, in

@@ -19,6 +19,7 @@
 #include "core/tensor/rng.h"
 #include "gtest/gtest.h"
 #include "tests/core/host_copy.h"
+#include "tests/cuda/wants_gpus.h"
 
 namespace shardit {
 namespace {
@@ -149,9 +150,7 @@ void ExpectSame(const Results& got, const Results& want, const char* what) {
 
 class CudaDit : public ::testing::TestWithParam<Conditioning> {
  protected:
-  void SetUp() override {
-    if (cuda::Devices().empty()) GTEST_SKIP() << "no GPU";
-  }
+  void SetUp() override { SKIP_WITHOUT_GPUS(1); }
 };
 
 TEST_P(CudaDit, Fp32MatchesTheCpu) {

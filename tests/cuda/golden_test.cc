@@ -13,6 +13,7 @@
 #include "model/diffusion_batch.h"
 #include "parallel/comm/world.h"
 #include "tests/core/host_copy.h"
+#include "tests/cuda/wants_gpus.h"
 #include "tests/trainer/golden_files.h"
 #include "trainer/parity.h"
 #include "trainer/train/device_update.h"
@@ -43,7 +44,7 @@ std::vector<std::string> CaseNames(bool training) {
 class CudaGolden : public ::testing::TestWithParam<std::string> {};
 
 TEST_P(CudaGolden, OutputLossAndGradients) {
-  if (cuda::Devices().empty()) GTEST_SKIP() << "no GPU";
+  SKIP_WITHOUT_GPUS(1);
   const std::string folder = GoldenCases() + GetParam();
   const std::string out = ::testing::TempDir() + "/cuda_parity_" + GetParam() + ".safetensors";
   RankContext context(Device::Cuda(0), CudaOptions{}, 1);
@@ -92,7 +93,7 @@ struct TrainingInputs {
 class CudaTrainingGolden : public ::testing::TestWithParam<std::tuple<std::string, DType>> {};
 
 TEST_P(CudaTrainingGolden, TwentySteps) {
-  if (cuda::Devices().empty()) GTEST_SKIP() << "no GPU";
+  SKIP_WITHOUT_GPUS(1);
   const auto& [name, dtype] = GetParam();
   const std::string folder = GoldenCases() + name;
   const bool bf16 = dtype == DType::kBF16;

@@ -6,12 +6,13 @@
 #include "core/cuda/rng_fill.h"
 #include "core/tensor/rng.h"
 #include "gtest/gtest.h"
+#include "tests/cuda/wants_gpus.h"
 
 namespace shardit {
 namespace {
 
 TEST(RngCudaTest, FillsEqualTheCpuBitForBit) {
-  if (cuda::Devices().empty()) GTEST_SKIP() << "no GPU on this machine";
+  SKIP_WITHOUT_GPUS(1);
   for (const uint64_t first : {0u, 1u, 6u}) {
     for (const int64_t count : {int64_t{1}, int64_t{5}, int64_t{1} << 20}) {
       const RngKey key{.seed = 3, .purpose = RngPurpose::kNoise, .stream = 11};

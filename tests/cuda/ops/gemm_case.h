@@ -25,8 +25,6 @@ inline double GeluGradOf(double x) {
   return 0.5 * (1 + t) + 0.5 * x * (1 - t * t) * std::sqrt(2 / M_PI) * (1 + 3 * 0.044715 * x * x);
 }
 
-inline bool OnEmulator() { return Devices().at(0).name.find("Emulated") != std::string::npos; }
-
 enum class Way { kFirst, kTuned, kDeterministic, kFused, kApart, kWithoutLibrary };
 constexpr Way kWays[] = {Way::kFirst, Way::kTuned, Way::kDeterministic, Way::kFused, Way::kApart, Way::kWithoutLibrary};
 inline std::string NameOf(Way way) {

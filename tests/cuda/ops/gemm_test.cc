@@ -30,7 +30,6 @@ using gemm_testing::kWays;
 using gemm_testing::Matrix;
 using gemm_testing::NameOf;
 using gemm_testing::OnDevice;
-using gemm_testing::OnEmulator;
 using gemm_testing::Problem;
 using gemm_testing::Types;
 using gemm_testing::Way;
@@ -191,9 +190,9 @@ TEST_F(CudaTest, GemmWithEpilogueApartGoesByStripsOfRows) {
   }
 }
 
-// The shapes of a block of DiT-S/2 and XL/2 at batch 8, against our own kernels.
+#ifndef SHARDIT_CUDA_EMULATION
+// The shapes of a block of DiT-S/2 and XL/2 at batch 8, against our own kernels. The emulator would take hours.
 TEST_F(CudaTest, GemmOfModelShapesAgreesWithOwnKernels) {
-  if (OnEmulator()) GTEST_SKIP() << "hours in the emulator";
   Ways own(Way::kWithoutLibrary), first(Way::kFirst), tuned(Way::kTuned);
   for (const int64_t width : {384, 1152}) {
     for (const auto& [in, out] : {std::pair{width, 3 * width}, {width, 4 * width}, {4 * width, width}}) {
@@ -224,6 +223,7 @@ TEST_F(CudaTest, GemmOfModelShapesAgreesWithOwnKernels) {
     }
   }
 }
+#endif
 
 // Tuning must not add to what accumulates.
 TEST_F(CudaTest, TuningTimesBothWaysAndLeavesAccumulatedMemoryAlone) {
@@ -236,9 +236,9 @@ TEST_F(CudaTest, TuningTimesBothWaysAndLeavesAccumulatedMemoryAlone) {
   EXPECT_THAT(ways.plans->Table(), ::testing::HasSubstr("in parts"));
 }
 
+#ifdef SHARDIT_CUDA_EMULATION
 // With memory for one way only, that way is taken.
 TEST_F(CudaTest, TuningGoesOnWhereTheDeviceIsFull) {
-#ifdef SHARDIT_CUDA_EMULATION
   Ways ways(Way::kTuned);
   TestContext().scratch->Get(1);
   Case test{.form = GemmForm::kTN, .m = 40, .n = 32, .k = 64, .types = kTypes[2], .gap = 0};
@@ -251,10 +251,8 @@ TEST_F(CudaTest, TuningGoesOnWhereTheDeviceIsFull) {
   cuda_emulator::SetMemory(before);
   EXPECT_THAT(ways.plans->Table(), ::testing::HasSubstr("sums"));
   EXPECT_THAT(ways.plans->Table(), ::testing::Not(::testing::HasSubstr("in parts")));
-#else
-  GTEST_SKIP() << "wants the emulator: to be full at will";
-#endif
 }
+#endif
 
 // Freeing memory would wait for the device: scratch that it has outgrown may still be written to.
 TEST_F(CudaTest, ScratchThatHasGrownKeepsWhatItWas) {

@@ -5,6 +5,7 @@
 #include <thread>
 
 #include "core/cuda/device_query.h"
+#include "tests/cuda/wants_gpus.h"
 
 namespace shardit {
 namespace {
@@ -44,9 +45,7 @@ std::vector<OpCase> LargeCudaCases() {
   return cases;
 }
 
-void CudaOpCase::SetUp() {
-  if (cuda::Devices().empty()) GTEST_SKIP() << "no CUDA device";
-}
+void CudaOpCase::SetUp() { SKIP_WITHOUT_GPUS(1); }
 
 RankContext& CudaOpCase::Context(bool tf32) {
   std::unique_ptr<RankContext>& context = tf32 ? contexts_->tf32 : contexts_->fp32;

@@ -15,16 +15,11 @@
 #include "core/tensor/rank_context.h"
 #include "parallel/comm/device_comm.h"
 #include "parallel/comm/world.h"
+#include "tests/cuda/wants_gpus.h"
 
 namespace shardit {
 
 using Backend = DeviceCommOptions::Backend;
-
-// In the emulator ranks of NCCL may share a device.
-inline bool Emulated() {
-  const std::vector<cuda::DeviceInfo> devices = cuda::Devices();
-  return !devices.empty() && devices[0].name.find("Emulated") != std::string::npos;
-}
 
 struct AxisCase {
   int ranks = 2;
@@ -32,13 +27,8 @@ struct AxisCase {
   CudaOptions options;
   bool messages = false;
 
-  // Why it cannot run here; empty: it can.
-  std::string Missing() const {
-    const int devices = static_cast<int>(cuda::Devices().size());
-    if (devices == 0) return "no GPU";
-    const bool shares = backend == Backend::kNccl && ranks > devices && !Emulated();
-    return shares ? "NCCL wants a GPU for every rank" : "";
-  }
+  // NCCL wants one for every rank.
+  int gpus() const { return backend == Backend::kNccl ? ranks : 1; }
 };
 
 inline std::string Name(const AxisCase& axis) {

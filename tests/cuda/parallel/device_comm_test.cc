@@ -21,9 +21,7 @@ namespace {
 
 class DeviceComm : public testing::TestWithParam<AxisCase> {
  protected:
-  void SetUp() override {
-    if (const std::string missing = GetParam().Missing(); !missing.empty()) GTEST_SKIP() << missing;
-  }
+  void SetUp() override { SKIP_WITHOUT_GPUS(GetParam().gpus()); }
   static void RunCase(void (*body)(Communicator& comm), bool messages = false) {
     RunThreadWorld(GetParam().ranks, [&](World& world) {
       SCOPED_TRACE(Name(GetParam()) + ", rank " + std::to_string(world.rank()));
@@ -211,7 +209,7 @@ TEST_P(DeviceComm, RecordedStepRepeatsAndCounts) {
 // A peer does not come: whoever waits for the device is freed, and told.
 TEST(NcclAbort, FreesWhoeverWaits) {
   const AxisCase axis{.ranks = 2};
-  if (const std::string missing = axis.Missing(); !missing.empty()) GTEST_SKIP() << missing;
+  SKIP_WITHOUT_GPUS(axis.gpus());
   RunOnDevices(axis, [](DeviceRank& rank) {
     const Tensor x = Tensor::Zeros(rank.context.allocator(), {1000});
     rank.context.Synchronize();
@@ -234,10 +232,10 @@ TEST(NcclAbort, FreesWhoeverWaits) {
   });
 }
 
+#ifdef SHARDIT_CUDA_EMULATION
 // The library finds that a peer is gone: the watchdog hears of it, and a wait on the host ends. In the emulator, which
 // can be told to find that.
 TEST(NcclDeath, LostPeerEndsTheWait) {
-  if (!Emulated()) GTEST_SKIP() << "no peer is lost here";
   GTEST_FLAG_SET(death_test_style, "threadsafe");
   EXPECT_DEATH(RunOnDevices({.ranks = 2},
                             [](DeviceRank& rank) {
@@ -251,10 +249,11 @@ TEST(NcclDeath, LostPeerEndsTheWait) {
                             }),
                "rank 0 of axis axis: remote process exited");
 }
+#endif
 
 TEST(NcclDeath, MessagesWentTheOtherWay) {
   const AxisCase axis{.ranks = 3, .messages = true};
-  if (const std::string missing = axis.Missing(); !missing.empty()) GTEST_SKIP() << missing;
+  SKIP_WITHOUT_GPUS(axis.gpus());
   GTEST_FLAG_SET(death_test_style, "threadsafe");
   EXPECT_DEATH(RunOnDevices(axis,
                             [](DeviceRank& rank) {
@@ -266,7 +265,7 @@ TEST(NcclDeath, MessagesWentTheOtherWay) {
 
 TEST(StagedDeath, CannotBeRecorded) {
   const AxisCase axis{.ranks = 2, .backend = Backend::kStaged};
-  if (const std::string missing = axis.Missing(); !missing.empty()) GTEST_SKIP() << missing;
+  SKIP_WITHOUT_GPUS(axis.gpus());
   GTEST_FLAG_SET(death_test_style, "threadsafe");
   EXPECT_DEATH(RunOnDevices(axis,
                             [](DeviceRank& rank) {
@@ -281,7 +280,7 @@ TEST(StagedDeath, CannotBeRecorded) {
 // Ranks that share a device are staged.
 TEST(MakeDeviceComm, ChoosesByDevices) {
   const AxisCase axis{.ranks = 2, .backend = Backend::kChoose};
-  if (const std::string missing = axis.Missing(); !missing.empty()) GTEST_SKIP() << missing;
+  SKIP_WITHOUT_GPUS(axis.gpus());
   RunOnDevices(axis, [](DeviceRank& rank) {
     EXPECT_EQ(rank.comm.name(), "axis");
     EXPECT_EQ(rank.comm.device(), rank.context.device());

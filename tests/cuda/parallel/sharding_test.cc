@@ -16,6 +16,7 @@
 #include "parallel/tensor/tensor_parallel.h"
 #include "tests/core/host_copy.h"
 #include "tests/cuda/parallel/device_axis.h"
+#include "tests/cuda/wants_gpus.h"
 #include "tests/parallel/pipeline_toys.h"
 #include "tests/parallel/zero_toys.h"
 
@@ -95,7 +96,7 @@ void ExpectAsOnCpu(int ranks, bool messages, Types types,
   for (const Place& place : DevicePlaces()) {
     AxisCase axis = place.axis;
     axis.ranks = ranks;
-    if (!axis.Missing().empty() || (types == Types::kFp32 && place.dtype != DType::kF32)) continue;
+    if (!MissingGpus(axis.gpus()).empty() || (types == Types::kFp32 && place.dtype != DType::kF32)) continue;
     const std::vector<Values> got = on(place);
     for (size_t r = 0; r < got.size(); ++r) {
       ASSERT_EQ(got[r].size(), expected[r].size());
@@ -108,9 +109,7 @@ void ExpectAsOnCpu(int ranks, bool messages, Types types,
 
 class Sharding : public testing::Test {
  protected:
-  void SetUp() override {
-    if (cuda::Devices().empty()) GTEST_SKIP() << "no GPU";
-  }
+  void SetUp() override { SKIP_WITHOUT_GPUS(1); }
 };
 
 // What a node does with a leaf in backward.

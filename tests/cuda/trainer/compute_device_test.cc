@@ -4,6 +4,7 @@
 #include "core/cuda/device_query.h"
 #include "core/tensor/device_memory.h"
 #include "gtest/gtest.h"
+#include "tests/cuda/wants_gpus.h"
 #include "trainer/train/step_comms.h"
 
 namespace shardit {
@@ -11,7 +12,7 @@ namespace {
 
 // A rank's part is by who has the same device, not by how many devices a process sees.
 TEST(MemoryBudgetTest, IsSharedByTheRanksOfADevice) {
-  if (cuda::Devices().empty()) GTEST_SKIP() << "no GPU";
+  SKIP_WITHOUT_GPUS(1);
   const MeshShape alone{1, 1, 1};
   const int64_t free_bytes = cuda::MemoryInfo(Device::Cuda(0)).free_bytes;
   int64_t own = 0;
@@ -29,7 +30,7 @@ TEST(MemoryBudgetTest, IsSharedByTheRanksOfADevice) {
 }
 
 TEST(MemoryBudgetTest, LeavesRoomForEveryCommunicator) {
-  if (cuda::Devices().size() < 2) GTEST_SKIP() << "no GPU for every rank";
+  SKIP_WITHOUT_GPUS(2);
   EXPECT_EQ(StepComms::DeviceBytes({1, 1, 1}), 0);
   EXPECT_GE(StepComms::DeviceBytes({1, 2, 1}), int64_t{3} * 220 << 20);             // gradients, parameters, sums
   EXPECT_GT(StepComms::DeviceBytes({2, 1, 1}), StepComms::DeviceBytes({1, 2, 1}));  // lanes

@@ -2,6 +2,7 @@
 // one and those that a graph repeats.
 #include "core/cuda/device_query.h"
 #include "gtest/gtest.h"
+#include "tests/cuda/wants_gpus.h"
 #include "tests/trainer/layout_grid.h"
 
 namespace shardit {
@@ -47,10 +48,9 @@ LayoutCase OneRankOf(const LayoutCase& layout) {
 class CudaLayoutTest : public ::testing::TestWithParam<LayoutCase> {
  protected:
   void SetUp() override {
-    const int devices = static_cast<int>(cuda::Devices().size());
-    if (devices == 0) GTEST_SKIP() << "no GPU";
+    SKIP_WITHOUT_GPUS(kOnEmulator ? GetParam().world() : 1);
     // Without NCCL there is no graph; on one device ranks are staged.
-    recordable_ = GetParam().world() == 1 || GetParam().world() <= devices;
+    recordable_ = GetParam().world() <= static_cast<int>(cuda::Devices().size());
   }
   bool recordable_ = false;
 };
@@ -100,7 +100,7 @@ TEST_P(CudaLayoutTest, Bf16StaysBesideFp32) {
 TEST(CudaPipelineTest, TunesBesideReceivesThatWait) {
   for (LayoutCase layout :
        {Small({.pp = 2}), Small({.pp = 2, .schedule = ScheduleKind::kInterleaved, .virtual_stages = 2})}) {
-    if (static_cast<int>(cuda::Devices().size()) < layout.world()) GTEST_SKIP() << "no GPU for every rank";
+    SKIP_WITHOUT_GPUS(layout.world());
     layout.depth = 4;
     layout.steps = 1;
     SCOPED_TRACE(layout.Text());
@@ -117,7 +117,7 @@ class CudaDeterministicTest : public ::testing::TestWithParam<Precision> {};
 
 // On one kind of GPU, as on CPUs.
 TEST_P(CudaDeterministicTest, LayoutsHaveOneRanksBits) {
-  if (cuda::Devices().empty()) GTEST_SKIP() << "no GPU";
+  SKIP_WITHOUT_GPUS(1);
   const OnGpu gpu{.precision = GetParam()};
   const LayoutOutcome one = Train(Small({.deterministic = true}), gpu);
   for (LayoutCase layout : {Small({.dp = 2}), Small({.dp = 2, .zero_stage = 1}), Small({.dp = 2, .zero_stage = 3}),
