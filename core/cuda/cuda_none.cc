@@ -2,7 +2,6 @@
 #include "core/cuda/device_query.h"
 #include "core/cuda/graph.h"
 #include "core/cuda/nvtx.h"
-#include "core/cuda/rng_fill.h"
 #include "core/cuda/unavailable.h"
 #include "core/tensor/cuda_context.h"
 
@@ -23,6 +22,5 @@ bool Built() { return false; }
 std::unique_ptr<Runtime> Runtime::Make(Device device, const CudaOptions& options) { return nullptr; }
 std::unique_ptr<Graph> Graph::Capture(Stream stream, absl::FunctionRef<void()> body) { Unavailable(); }
 bool IsCapturing(Stream stream) { return false; }
-void FillOnDevice(const RngKey& key, uint64_t first, int64_t count, bool normal, float* host_out) { Unavailable(); }
 
 }  // namespace shardit::cuda

@@ -43,14 +43,4 @@ void FillNormal(const RngKey& key, uint64_t first, int64_t count, float* out, St
   Fill<true>(key, first, count, out, stream);
 }
 
-void FillOnDevice(const RngKey& key, uint64_t first, int64_t count, bool normal, float* host_out) {
-  float* device_out = nullptr;
-  const size_t bytes = static_cast<size_t>(count) * sizeof(float);
-  CUDA_CHECK(cudaMalloc(&device_out, bytes));
-  const Stream stream{Device::Cuda(0)};
-  normal ? FillNormal(key, first, count, device_out, stream) : FillUniform(key, first, count, device_out, stream);
-  CUDA_CHECK(cudaMemcpy(host_out, device_out, bytes, cudaMemcpyDeviceToHost));  // waits for the kernel
-  CUDA_CHECK(cudaFree(device_out));
-}
-
 }  // namespace shardit::cuda

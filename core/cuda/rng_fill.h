@@ -1,5 +1,5 @@
 // The fills of core/tensor/rng.h on a GPU, bit for bit the same numbers. Asynchronous on `stream` (a cudaStream_t);
-// `out` is device memory of `count` floats. Defined in builds with CUDA only, but for FillOnDevice.
+// `out` is device memory of `count` floats. Defined in builds with CUDA only.
 #pragma once
 
 #include <cstdint>
@@ -11,8 +11,5 @@ namespace shardit::cuda {
 
 void FillUniform(const RngKey& key, uint64_t first, int64_t count, float* out, Stream stream);
 void FillNormal(const RngKey& key, uint64_t first, int64_t count, float* out, Stream stream);
-
-// For tests: draws `count` elements on device 0 and copies them back. Synchronous.
-void FillOnDevice(const RngKey& key, uint64_t first, int64_t count, bool normal, float* host_out);
 
 }  // namespace shardit::cuda

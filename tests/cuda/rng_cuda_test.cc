@@ -6,23 +6,25 @@
 #include "core/cuda/rng_fill.h"
 #include "core/tensor/rng.h"
 #include "gtest/gtest.h"
-#include "tests/cuda/wants_gpus.h"
+#include "tests/cuda/device_buffer.h"
 
 namespace shardit {
 namespace {
 
-TEST(RngCudaTest, FillsEqualTheCpuBitForBit) {
-  SKIP_WITHOUT_GPUS(1);
+using RngCudaTest = cuda::CudaTest;
+
+TEST_F(RngCudaTest, FillsEqualTheCpuBitForBit) {
+  const RngKey key{.seed = 3, .purpose = RngPurpose::kNoise, .stream = 11};
   for (const uint64_t first : {0u, 1u, 6u}) {
     for (const int64_t count : {int64_t{1}, int64_t{5}, int64_t{1} << 20}) {
-      const RngKey key{.seed = 3, .purpose = RngPurpose::kNoise, .stream = 11};
-      std::vector<float> expected(static_cast<size_t>(count)), actual(expected.size());
+      std::vector<float> expected(static_cast<size_t>(count));
+      cuda::DeviceVector<float> actual(count);
       FillNormal(key, first, count, expected.data());
-      cuda::FillOnDevice(key, first, count, /*normal=*/true, actual.data());
-      EXPECT_EQ(actual, expected) << first << " " << count;
+      cuda::FillNormal(key, first, count, actual.data(), cuda::TestContext().stream);
+      EXPECT_EQ(actual.Download(), expected) << first << " " << count;
       FillUniform(key, first, count, expected.data());
-      cuda::FillOnDevice(key, first, count, /*normal=*/false, actual.data());
-      EXPECT_EQ(actual, expected) << first << " " << count;
+      cuda::FillUniform(key, first, count, actual.data(), cuda::TestContext().stream);
+      EXPECT_EQ(actual.Download(), expected) << first << " " << count;
     }
   }
 }
