@@ -14,7 +14,7 @@
 #include "core/tensor/rank_context.h"
 #include "data/loader.h"
 #include "launch/command_line.h"
-#include "nlohmann/json.hpp"
+#include "launch/json/json.h"
 
 namespace shardit {
 namespace {
@@ -144,7 +144,7 @@ std::string ToText(const std::vector<Row>& rows) {
 }
 
 std::string ToJson(const std::vector<Row>& rows) {
-  nlohmann::ordered_json json = nlohmann::ordered_json::array();
+  Json json = Json::array();
   for (const Row& row : rows) {
     json.push_back({{"name", row.name},
                     {"shape", row.shape},
@@ -152,7 +152,7 @@ std::string ToJson(const std::vector<Row>& rows) {
                     {"rate", row.rate},
                     {"unit", row.unit}});
   }
-  return json.dump(2);
+  return JsonText(json);
 }
 
 absl::Status Run(World& world, const Flags& flags) {

@@ -9,7 +9,7 @@
 #include "core/base/file.h"
 #include "core/base/status_macros.h"
 #include "launch/command_line.h"
-#include "nlohmann/json.hpp"
+#include "launch/json/json.h"
 #include "trainer/checkpoint/checkpoint_names.h"
 #include "trainer/checkpoint_diff.h"
 #include "trainer/checkpoint_export.h"
@@ -30,10 +30,6 @@ struct PathFlags {
 };
 
 // JSON is UTF-8: bytes of foreign names that are not are replaced.
-std::string Dump(const nlohmann::ordered_json& json) {
-  return json.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
-}
-
 // Bytes of every shard file, as the manifest states them.
 int64_t TotalBytes(const Manifest& manifest) {
   int64_t bytes = 0;
@@ -45,7 +41,7 @@ std::string LayoutText(const RunLayout& layout) {
   return fmt::format("dp{} tp{} pp{} z{}", layout.dp, layout.tp, layout.pp, layout.zero_stage);
 }
 
-nlohmann::ordered_json LayoutJson(const RunLayout& layout) {
+Json LayoutJson(const RunLayout& layout) {
   return {{"world", layout.world},
           {"dp", layout.dp},
           {"tp", layout.tp},
@@ -62,7 +58,7 @@ absl::Status List(const PathFlags& flags) {
         ExitCode::kUsage);
   }
   ASSIGN_OR_RETURN(const std::vector<CommittedCheckpoint> checkpoints, ListCheckpoints(folder));
-  nlohmann::ordered_json rows = nlohmann::ordered_json::array();
+  Json rows = Json::array();
   constexpr const char* kRow = "{}{:>10} {:>14} {:>6}  {:<18} {:>8} {}";
   std::string table = fmt::format(kRow, "", "step", "bytes", "shards", "layout", "manifest", "folder");
   for (const CommittedCheckpoint& checkpoint : checkpoints) {
@@ -79,12 +75,12 @@ absl::Status List(const PathFlags& flags) {
                    reader.ok() ? absl::CHexEscape(checkpoint.folder) : error);
   }
   if (checkpoints.empty()) absl::StrAppend(&table, "\nno checkpoints in ", Quoted(folder));
-  return Print(flags.json ? Dump(rows) : table);
+  return Print(flags.json ? JsonText(rows) : table);
 }
 
-nlohmann::ordered_json ManifestJson(const CheckpointReader& reader) {
+Json ManifestJson(const CheckpointReader& reader) {
   const RunState& state = reader.state();
-  nlohmann::ordered_json tensors = nlohmann::ordered_json::array();
+  Json tensors = Json::array();
   for (const StoredTensor& tensor : reader.manifest().tensors) {
     tensors.push_back({{"group", std::string(GroupName(tensor.group))},
                        {"name", tensor.name},
@@ -110,20 +106,20 @@ nlohmann::ordered_json ManifestJson(const CheckpointReader& reader) {
 
 absl::Status Show(const PathFlags& flags) {
   ASSIGN_OR_RETURN(const CheckpointReader reader, OpenCheckpoint(flags.path));
-  return Print(flags.json ? Dump(ManifestJson(reader)) : DescribeCheckpoint(reader));
+  return Print(flags.json ? JsonText(ManifestJson(reader)) : DescribeCheckpoint(reader));
 }
 
 absl::Status Verify(const PathFlags& flags) {
   ASSIGN_OR_RETURN(const CheckpointReader reader, OpenCheckpoint(flags.path));
   const std::vector<absl::Status> errors = reader.Verify();
-  nlohmann::ordered_json lines = nlohmann::ordered_json::array();
+  Json lines = Json::array();
   for (const absl::Status& error : errors) lines.push_back(std::string(error.message()));
   if (flags.json) {
-    RETURN_IF_ERROR(Print(Dump({{"folder", reader.folder()},
-                                {"step", reader.state().step},
-                                {"bytes", TotalBytes(reader.manifest())},
-                                {"good", errors.empty()},
-                                {"errors", lines}})));
+    RETURN_IF_ERROR(Print(JsonText({{"folder", reader.folder()},
+                                    {"step", reader.state().step},
+                                    {"bytes", TotalBytes(reader.manifest())},
+                                    {"good", errors.empty()},
+                                    {"errors", lines}})));
   } else if (errors.empty()) {
     RETURN_IF_ERROR(Print(fmt::format("{}: step {}, {} bytes, every checksum holds", absl::CHexEscape(reader.folder()),
                                       reader.state().step, TotalBytes(reader.manifest()))));
@@ -142,8 +138,8 @@ void AddPathCommand(CommandLine& line, CLI::App* parent, const std::string& name
   line.OnOneRank(command, [flags, run] { return run(*flags); });
 }
 
-nlohmann::ordered_json DiffJson(const CheckpointDiff& diff) {
-  nlohmann::ordered_json tensors = nlohmann::ordered_json::array();
+Json DiffJson(const CheckpointDiff& diff) {
+  Json tensors = Json::array();
   for (const TensorDifference& tensor : diff.tensors) {
     tensors.push_back({{"group", std::string(GroupName(tensor.group))},
                        {"name", tensor.name},
@@ -172,7 +168,7 @@ void AddDiff(CommandLine& line, CLI::App* parent) {
     ASSIGN_OR_RETURN(const CheckpointReader a, OpenCheckpoint(flags->a));
     ASSIGN_OR_RETURN(const CheckpointReader b, OpenCheckpoint(flags->b));
     ASSIGN_OR_RETURN(const CheckpointDiff diff, DiffCheckpoints(a, b));
-    RETURN_IF_ERROR(Print(flags->json ? Dump(DiffJson(diff)) : DescribeDiff(diff)));
+    RETURN_IF_ERROR(Print(flags->json ? JsonText(DiffJson(diff)) : DescribeDiff(diff)));
     if (diff.equal()) return absl::OkStatus();
     return WithExitCode(absl::FailedPreconditionError("the checkpoints differ"), kDiffer);
   });

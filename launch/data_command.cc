@@ -8,18 +8,14 @@
 #include "data/describe.h"
 #include "data/import_idx.h"
 #include "launch/command_line.h"
-#include "nlohmann/json.hpp"
+#include "launch/json/json.h"
 
 namespace shardit {
 namespace {
 
 // JSON is UTF-8: bytes of foreign names that are not are replaced.
-std::string Dump(const nlohmann::ordered_json& json) {
-  return json.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
-}
-
-nlohmann::ordered_json InfoJson(const DataInfo& info) {
-  nlohmann::ordered_json files = nlohmann::ordered_json::array();
+Json InfoJson(const DataInfo& info) {
+  Json files = Json::array();
   for (const LatentFileInfo& file : info.files) {
     files.push_back({{"path", file.path},
                      {"bytes", file.file_bytes},
@@ -93,7 +89,7 @@ void AddInfo(CommandLine& line, CLI::App* parent) {
   command->add_flag("--json", flags->json, "Print one JSON object");
   line.OnOneRank(command, [flags]() -> absl::Status {
     ASSIGN_OR_RETURN(const DataInfo info, DescribeData(flags->path));
-    return Print(flags->json ? Dump(InfoJson(info)) : InfoText(info));
+    return Print(flags->json ? JsonText(InfoJson(info)) : InfoText(info));
   });
 }
 

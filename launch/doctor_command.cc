@@ -8,8 +8,8 @@
 #include "absl/strings/str_cat.h"
 #include "launch/build_info.h"
 #include "launch/command_line.h"
+#include "launch/json/json.h"
 #include "launch/machine/probes.h"
-#include "nlohmann/json.hpp"
 
 namespace shardit {
 namespace {
@@ -40,7 +40,7 @@ std::vector<Finding> Examine(int world_size) {
 
 absl::Status Report(bool json, int world_size) {
   const std::vector<Finding> findings = Examine(world_size);
-  nlohmann::ordered_json rows = nlohmann::ordered_json::array();
+  Json rows = Json::array();
   std::string text;
   bool all_good = true;
   for (const Finding& finding : findings) {
@@ -49,7 +49,7 @@ absl::Status Report(bool json, int world_size) {
     absl::StrAppend(&text, text.empty() ? "" : "\n", finding.good ? "ok   " : "BAD  ", finding.name,
                     std::string(10 - finding.name.size(), ' '), finding.detail);
   }
-  const absl::Status printed = Print(json ? rows.dump(2) : text);
+  const absl::Status printed = Print(json ? JsonText(rows) : text);
   if (!printed.ok() || all_good) return printed;
   return absl::UnavailableError("doctor: something does not work on this machine; see the lines marked BAD");
 }

@@ -8,6 +8,7 @@
 #include "core/base/status_macros.h"
 #include "launch/build_info.h"
 #include "launch/command_line.h"
+#include "launch/json/json.h"
 #include "launch/sampling_flags.h"
 #include "trainer/evaluate/evaluate.h"
 #include "trainer/run_config/exit_code.h"
@@ -51,8 +52,7 @@ absl::Status Run(World& world, Flags& flags) {
   ASSIGN_OR_RETURN(const EvaluateReport report, RunEvaluate(world, flags.request));
   if (world.rank() != 0) return absl::OkStatus();
   const std::string version = std::vector<std::string>(absl::StrSplit(kVersionText, '\n')).front();
-  const std::string json =
-      ReportJson(report, version).dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
+  const std::string json = JsonText(ReportJson(report, version));
   if (!flags.out.empty()) RETURN_IF_ERROR(AtomicWriteFile(PosixFileSystem(), flags.out, json + "\n"));
   return Print(flags.json ? json : ReportText(report));
 }

@@ -10,7 +10,7 @@
 #include "core/base/log.h"
 #include "core/base/status_macros.h"
 #include "launch/command_line.h"
-#include "nlohmann/json.hpp"
+#include "launch/json/json.h"
 #include "trainer/extractor/convert_inception.h"
 #include "trainer/extractor/extractor_file.h"
 #include "trainer/extractor/train_classifier.h"
@@ -26,10 +26,6 @@ int Cores() {
 }
 
 // JSON is UTF-8: bytes of foreign metadata that are not are replaced.
-std::string Dump(const nlohmann::ordered_json& json) {
-  return json.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
-}
-
 void AddConvert(CommandLine& line, CLI::App* parent) {
   struct Flags {
     std::string in, out;
@@ -49,12 +45,12 @@ void AddConvert(CommandLine& line, CLI::App* parent) {
       LOG_WARN("these are not the published weights (SHA-256 6726825d...): scores on them are FD, not FID");
     }
     if (flags->json) {
-      return Print(Dump({{"architecture", kInceptionArchitecture},
-                         {"tensors", result.tensors},
-                         {"parameters", result.parameters},
-                         {"source_sha256", result.source_sha256},
-                         {"sha256", result.sha256},
-                         {"is_fid", result.is_fid}}));
+      return Print(JsonText({{"architecture", kInceptionArchitecture},
+                             {"tensors", result.tensors},
+                             {"parameters", result.parameters},
+                             {"source_sha256", result.source_sha256},
+                             {"sha256", result.sha256},
+                             {"is_fid", result.is_fid}}));
     }
     return Print(fmt::format("wrote {}: {}, {} tensors, {} parameters\nsource SHA-256 {}\nresult SHA-256 {}",
                              absl::CHexEscape(flags->out), kInceptionArchitecture, result.tensors, result.parameters,
@@ -62,19 +58,19 @@ void AddConvert(CommandLine& line, CLI::App* parent) {
   });
 }
 
-nlohmann::ordered_json ReportJson(const ClassifierReport& report) {
-  nlohmann::ordered_json json = {{"architecture", kClassifierArchitecture},
-                                 {"channels", report.config.channels},
-                                 {"height", report.config.height},
-                                 {"width", report.config.width},
-                                 {"classes", report.config.classes},
-                                 {"parameters", report.parameters},
-                                 {"images", report.images},
-                                 {"steps", report.steps},
-                                 {"loss", report.loss},
-                                 {"accuracy", nullptr},
-                                 {"seconds", report.seconds},
-                                 {"sha256", report.sha256}};
+Json ReportJson(const ClassifierReport& report) {
+  Json json = {{"architecture", kClassifierArchitecture},
+               {"channels", report.config.channels},
+               {"height", report.config.height},
+               {"width", report.config.width},
+               {"classes", report.config.classes},
+               {"parameters", report.parameters},
+               {"images", report.images},
+               {"steps", report.steps},
+               {"loss", report.loss},
+               {"accuracy", nullptr},
+               {"seconds", report.seconds},
+               {"sha256", report.sha256}};
   if (report.accuracy) json["accuracy"] = *report.accuracy;
   return json;
 }
@@ -116,11 +112,11 @@ void AddTrain(CommandLine& line, CLI::App* parent) {
   line.OnOneRank(command, [flags]() -> absl::Status {
     RankContext context(flags->threads > 0 ? flags->threads : Cores());
     ASSIGN_OR_RETURN(const ClassifierReport report, TrainClassifier(context, flags->training));
-    return Print(flags->json ? Dump(ReportJson(report)) : ReportText(flags->training.out, report));
+    return Print(flags->json ? JsonText(ReportJson(report)) : ReportText(flags->training.out, report));
   });
 }
 
-nlohmann::ordered_json SummaryJson(const ExtractorSummary& summary) {
+Json SummaryJson(const ExtractorSummary& summary) {
   const ExtractorInfo& info = summary.info;
   return {{"architecture", info.architecture},
           {"weights_sha256", info.weights_sha256},
@@ -162,7 +158,7 @@ void AddShow(CommandLine& line, CLI::App* parent) {
   line.OnOneRank(command, [flags]() -> absl::Status {
     RankContext context(1);
     ASSIGN_OR_RETURN(const ExtractorSummary summary, DescribeExtractor(flags->path, context));
-    return Print(flags->json ? Dump(SummaryJson(summary)) : SummaryText(summary));
+    return Print(flags->json ? JsonText(SummaryJson(summary)) : SummaryText(summary));
   });
 }
 

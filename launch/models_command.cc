@@ -4,14 +4,14 @@
 #include <string>
 
 #include "launch/command_line.h"
+#include "launch/json/json.h"
 #include "model/dit_variants.h"
-#include "nlohmann/json.hpp"
 
 namespace shardit {
 namespace {
 
 std::string ModelsJson() {
-  nlohmann::ordered_json rows = nlohmann::ordered_json::array();
+  Json rows = Json::array();
   for (const DitConfig& model : AllVariants()) {
     rows.push_back({{"name", model.name},
                     {"conditioning", std::string(Name(model.conditioning))},
@@ -19,7 +19,7 @@ std::string ModelsJson() {
                     {"gmacs_forward", GmacsForward(model)},
                     {"flops_train", TrainFlops(model)}});
   }
-  return rows.dump(2);
+  return JsonText(rows);
 }
 
 std::string ModelsTable() {

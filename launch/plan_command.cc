@@ -4,8 +4,8 @@
 #include "absl/strings/str_cat.h"
 #include "core/base/status_macros.h"
 #include "launch/command_line.h"
+#include "launch/json/json.h"
 #include "launch/machine/cluster_file.h"
-#include "nlohmann/json.hpp"
 #include "trainer/plan/layout_search.h"
 #include "trainer/plan/measure_machine.h"
 #include "trainer/plan/plan_report.h"
@@ -40,9 +40,9 @@ absl::StatusOr<ResolvedConfig> LoadConfig(const Flags& flags, int64_t world) {
 absl::Status Report(const Flags& flags, const RunPlan& plan, const LayoutSearchResult* search,
                     const ClusterFigures& figures) {
   if (!flags.json) return Print((search == nullptr ? "" : SearchText(*search)) + PlanText(plan, figures));
-  nlohmann::ordered_json json = PlanJson(plan, figures);
+  Json json = PlanJson(plan, figures);
   if (search != nullptr) json["search"] = SearchJson(*search);
-  return Print(json.dump(2));
+  return Print(JsonText(json));
 }
 
 absl::Status Run(World& launched, const Flags& flags) {

@@ -6,6 +6,7 @@
 #include "core/base/log.h"
 #include "core/base/status_macros.h"
 #include "launch/command_line.h"
+#include "launch/json/json.h"
 #include "launch/scaling/scaling_results.h"
 #include "launch/scaling/scaling_run.h"
 #include "launch/scaling/scaling_study.h"
@@ -24,8 +25,8 @@ struct Flags {
 // The results so far, whatever became of the points, then what is wrong.
 absl::Status Conclude(const ScalingStudy& study, const Flags& flags, const absl::Status& ran) {
   RETURN_IF_ERROR(WriteScalingResults(study.out));
-  ASSIGN_OR_RETURN(const nlohmann::ordered_json results, CollectScaling(study.out));
-  RETURN_IF_ERROR(Print(flags.json ? results.dump(2) : ScalingTable(results)));
+  ASSIGN_OR_RETURN(const Json results, CollectScaling(study.out));
+  RETURN_IF_ERROR(Print(flags.json ? JsonText(results) : ScalingTable(results)));
   return ran;
 }
 
@@ -35,7 +36,7 @@ absl::Status Run(const Flags& flags) {
   if (flags.summary) return Conclude(study, flags, absl::OkStatus());
   if (flags.dry_run) {
     ASSIGN_OR_RETURN(const ScalingPrediction planned, PredictPoints(study, /*keep=*/false));
-    return Print(flags.json ? planned.plans.dump(2) : planned.text);
+    return Print(flags.json ? JsonText(planned.plans) : planned.text);
   }
   if (flags.launcher == "slurm" && study.slurm.tasks_per_node == 0) {
     return WithExitCode(absl::InvalidArgumentError(absl::StrCat(

@@ -11,6 +11,7 @@
 #include "core/base/log.h"
 #include "core/base/status_macros.h"
 #include "launch/command_line.h"
+#include "launch/json/json.h"
 #include "launch/machine/shell.h"
 #include "launch/study/local_queue.h"
 #include "launch/study/slurm_array.h"
@@ -41,9 +42,8 @@ void RefreshResults(const SweepStudy& sweep) {
 }
 
 absl::Status PrintResults(const Flags& flags, const SweepStudy& sweep) {
-  ASSIGN_OR_RETURN(const nlohmann::ordered_json results, WriteSweepResults(sweep.folder));
-  return Print(flags.json ? results.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace)
-                          : SweepTable(results));
+  ASSIGN_OR_RETURN(const Json results, WriteSweepResults(sweep.folder));
+  return Print(flags.json ? JsonText(results) : SweepTable(results));
 }
 
 std::vector<Task> TasksOf(const SweepStudy& sweep, const std::vector<std::string>& launch) {
@@ -110,18 +110,16 @@ absl::Status Submit(const Flags& flags, const SweepStudy& sweep) {
                               ArraySpec(indices, sweep.slurm.max_running), "; summary job ", submitted.summary_job,
                               "; logs in ", array.folder));
   }
-  return Print(nlohmann::ordered_json{
-      {"kind", "submitted"},
-      {"name", sweep.name},
-      {"array_job", submitted.array_job},
-      {"summary_job", submitted.summary_job},
-      {"tasks",
-       indices}}.dump(2));
+  return Print(JsonText({{"kind", "submitted"},
+                         {"name", sweep.name},
+                         {"array_job", submitted.array_job},
+                         {"summary_job", submitted.summary_job},
+                         {"tasks", indices}}));
 }
 
 absl::Status PrintCost(const Flags& flags, const SweepStudy& sweep) {
   ASSIGN_OR_RETURN(const SweepCost cost, CostOfSweep(sweep));
-  if (flags.json && flags.dry_run) return Print(CostJson(sweep, cost).dump(2));
+  if (flags.json && flags.dry_run) return Print(JsonText(CostJson(sweep, cost)));
   if (!flags.json) return Print(CostText(sweep, cost));
   std::fprintf(stderr, "%s\n", CostText(sweep, cost).c_str());  // the results are the one document
   return absl::OkStatus();

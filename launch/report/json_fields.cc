@@ -43,33 +43,13 @@ void FlattenInto(const Json& value, const std::string& path, int depth,
 
 absl::StatusOr<Json> ReadJsonObject(const std::string& path) {
   ASSIGN_OR_RETURN(const std::string text, ReadWholeFile(path, kMaxDocumentBytes));
-  Json document = Json::parse(text, nullptr, /*allow_exceptions=*/false);
+  Json document = ParseJson(text);
   if (document.is_object()) return document;
   return WithExitCode(absl::InvalidArgumentError(
                           absl::StrCat(Quoted(path), ": expected one JSON object, got ",
                                        document.is_discarded() ? "something that is not JSON" : document.type_name(),
                                        "; it is rewritten by the command that ran the study")),
                       ExitCode::kBadData);
-}
-
-const Json& Member(const Json& object, const char* key) {
-  static const Json null;
-  if (!object.is_object()) return null;
-  const auto found = object.find(key);
-  return found == object.end() ? null : *found;
-}
-
-std::optional<double> NumberField(const Json& object, const char* key) {
-  const Json& value = Member(object, key);
-  if (!value.is_number() || !std::isfinite(value.get<double>())) return std::nullopt;
-  return value.get<double>();
-}
-
-std::optional<int64_t> IntegerField(const Json& object, const char* key) {
-  constexpr double kExact = 9007199254740992.0;  // 2^53
-  const std::optional<double> value = NumberField(object, key);
-  if (!value.has_value() || std::abs(*value) > kExact || *value != std::floor(*value)) return std::nullopt;
-  return static_cast<int64_t>(*value);
 }
 
 int64_t CountField(const Json& object, const char* key) {
@@ -89,8 +69,6 @@ std::optional<Interval> IntervalField(const Json& object, const char* key) {
     return std::nullopt;
   return interval;
 }
-
-std::string JsonText(const Json& document) { return document.dump(2, ' ', false, Json::error_handler_t::replace); }
 
 std::vector<std::pair<std::string, std::string>> Flatten(const Json& object) {
   std::vector<std::pair<std::string, std::string>> fields;

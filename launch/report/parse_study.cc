@@ -180,7 +180,7 @@ Scaling ParseScaling(const Json& document) {
 LossCurve ParseLossCurve(const std::string& jsonl) {
   LossCurve curve;
   for (const absl::string_view line : absl::StrSplit(jsonl, '\n', absl::SkipEmpty())) {
-    const Json row = Json::parse(line, nullptr, /*allow_exceptions=*/false);
+    const Json row = ParseJson(line);
     const auto images = NumberField(row, "images"), loss = NumberField(row, "loss");
     if (!images.has_value() || !loss.has_value()) continue;
     curve.images.push_back(*images);

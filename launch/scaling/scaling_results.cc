@@ -8,6 +8,7 @@
 #include "absl/strings/str_join.h"
 #include "core/base/file.h"
 #include "core/base/status_macros.h"
+#include "launch/json/json.h"
 #include "launch/scaling/scaling_figures.h"
 #include "launch/study/run_files.h"
 #include "launch/study/task_record.h"
@@ -15,19 +16,17 @@
 namespace shardit {
 namespace {
 
-using Json = nlohmann::ordered_json;
-
 std::vector<TimedStep> TimedSteps(const std::vector<Json>& rows) {
   std::vector<TimedStep> steps;
   for (const Json& row : rows) {
-    const Json sent = ObjectOr(row, "bytes_sent");
-    steps.push_back({.step = IntegerOr(row, "step", 0),
-                     .step_ms = NumberOr(row, "step_ms", 0),
-                     .exposed_comm_ms = NumberOr(row, "exposed_comm_ms", 0),
-                     .bytes_dp = IntegerOr(sent, "dp", 0),
-                     .bytes_tp = IntegerOr(sent, "tp", 0),
-                     .bytes_pp = IntegerOr(sent, "pp", 0),
-                     .peak_bytes = IntegerOr(row, "peak_bytes", 0)});
+    const Json& sent = Member(row, "bytes_sent");
+    steps.push_back({.step = IntegerField(row, "step").value_or(0),
+                     .step_ms = NumberField(row, "step_ms").value_or(0),
+                     .exposed_comm_ms = NumberField(row, "exposed_comm_ms").value_or(0),
+                     .bytes_dp = IntegerField(sent, "dp").value_or(0),
+                     .bytes_tp = IntegerField(sent, "tp").value_or(0),
+                     .bytes_pp = IntegerField(sent, "pp").value_or(0),
+                     .peak_bytes = IntegerField(row, "peak_bytes").value_or(0)});
   }
   return steps;
 }
@@ -35,13 +34,13 @@ std::vector<TimedStep> TimedSteps(const std::vector<Json>& rows) {
 // The part of a plan that is measured too.
 Json Planned(const std::string& folder) {
   const std::optional<Json> plan = ReadJson(JoinPath(folder, kPlanFile));
-  if (!plan.has_value() || !plan->is_object()) return nullptr;
-  const Json step = ObjectOr(*plan, "step"), sent = ObjectOr(*plan, "bytes_sent");
-  if (step.empty() || sent.empty()) return nullptr;
-  return {{"step_ms", step.value("step_ms", Json())},
-          {"images_per_s", step.value("images_per_s", Json())},
+  if (!plan.has_value()) return nullptr;
+  const Json &step = Member(*plan, "step"), &sent = Member(*plan, "bytes_sent");
+  if (!step.is_object() || !sent.is_object()) return nullptr;
+  return {{"step_ms", Member(step, "step_ms")},
+          {"images_per_s", Member(step, "images_per_s")},
           {"bytes_sent", sent},
-          {"peak_bytes", plan->value("peak_bytes", Json())}};
+          {"peak_bytes", Member(*plan, "peak_bytes")}};
 }
 
 Json Layout(const SeriesPoint& point) {
@@ -109,7 +108,9 @@ std::string Cell(const Json& value, int digits) {
 }
 
 double TotalSent(const Json& bytes) {
-  return bytes.is_object() ? NumberOr(bytes, "dp", 0) + NumberOr(bytes, "tp", 0) + NumberOr(bytes, "pp", 0) : 0.0;
+  double sum = 0;
+  for (const char* axis : {"dp", "tp", "pp"}) sum += NumberField(bytes, axis).value_or(0);
+  return sum;
 }
 
 std::string MibCell(const Json& bytes) {
@@ -187,7 +188,7 @@ std::string ScalingTable(const Json& scaling) {
 
 absl::Status WriteScalingResults(const std::string& study_folder) {
   ASSIGN_OR_RETURN(const Json scaling, CollectScaling(study_folder));
-  RETURN_IF_ERROR(AtomicWriteFile(PosixFileSystem(), JoinPath(study_folder, "scaling.json"), scaling.dump(2) + "\n"));
+  RETURN_IF_ERROR(AtomicWriteFile(PosixFileSystem(), JoinPath(study_folder, "scaling.json"), JsonText(scaling) + "\n"));
   return AtomicWriteFile(PosixFileSystem(), JoinPath(study_folder, "scaling.csv"), Csv(scaling));
 }
 

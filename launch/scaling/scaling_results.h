@@ -5,8 +5,8 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "launch/json/json.h"
 #include "launch/scaling/scaling_study.h"
-#include "nlohmann/json.hpp"
 
 namespace shardit {
 
@@ -17,10 +17,10 @@ inline constexpr char kPlanFile[] = "plan.json";
 // The document of OUT/scaling.json (docs/formats.md, Studies), collected anew: every point that OUT/scaling.textproto
 // describes, whatever became of it. Writes nothing; the folder may have been moved or copied. NotFound where the folder
 // holds no scaling.textproto.
-absl::StatusOr<nlohmann::ordered_json> CollectScaling(const std::string& study_folder);
+absl::StatusOr<Json> CollectScaling(const std::string& study_folder);
 
 // A row a point: throughput, efficiency, exposed communication, bytes, beside the prediction.
-std::string ScalingTable(const nlohmann::ordered_json& scaling);
+std::string ScalingTable(const Json& scaling);
 
 // Collects and writes OUT/scaling.json and OUT/scaling.csv.
 absl::Status WriteScalingResults(const std::string& study_folder);

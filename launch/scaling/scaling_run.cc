@@ -10,12 +10,12 @@
 #include "core/base/file.h"
 #include "core/base/log.h"
 #include "core/base/status_macros.h"
+#include "launch/json/json.h"
 #include "launch/machine/cluster_file.h"
 #include "launch/machine/shell.h"
 #include "launch/scaling/scaling_results.h"
 #include "launch/study/local_queue.h"
 #include "launch/study/run_files.h"
-#include "nlohmann/json.hpp"
 #include "trainer/plan/measure_machine.h"
 #include "trainer/plan/plan_report.h"
 #include "trainer/run_config/exit_code.h"
@@ -32,7 +32,7 @@ std::string ConfigPath(const ScalingStudy& study, const SeriesPoint& point) {
 // Whether the folder holds this point's steps, all of them. A run of other settings is an error: its figures would be
 // taken for this point's.
 absl::StatusOr<bool> IsMeasured(const std::string& folder, const SeriesPoint& point) {
-  const std::vector<nlohmann::ordered_json> rows = ReadMetrics(folder);
+  const std::vector<Json> rows = ReadMetrics(folder);
   if (rows.empty()) return false;
   ASSIGN_OR_RETURN(const std::string text, ReadWholeFile(JoinPath(folder, "config.textproto"), kMaxConfigFile));
   if (text != point.config.text) {
@@ -42,7 +42,7 @@ absl::StatusOr<bool> IsMeasured(const std::string& folder, const SeriesPoint& po
                                                    "give the study another out")),
         ExitCode::kUsage);
   }
-  return NumberOr(rows.back(), "step", 0) >= static_cast<double>(point.config.options.train.steps);
+  return NumberField(rows.back(), "step").value_or(0) >= static_cast<double>(point.config.options.train.steps);
 }
 
 Task MakeTask(const ScalingStudy& study, const SeriesPoint& point, int64_t index, std::vector<std::string> launch) {
@@ -93,7 +93,7 @@ absl::StatusOr<ScalingPrediction> PredictPoints(const ScalingStudy& study, bool 
     ASSIGN_OR_RETURN(figures, LoadCluster(study.cluster, study.points.front().config.options.train.precision));
   }
   double seconds = 0, rank_seconds = 0;
-  ScalingPrediction prediction{.plans = nlohmann::ordered_json::array()};
+  ScalingPrediction prediction{.plans = Json::array()};
   std::string& text = prediction.text;
   text = absl::StrFormat("planned on %s\n%-24s %-6s %5s %6s %10s %10s %12s\n", figures.name, "point", "mode", "ranks",
                          "batch", "step ms", "images/s", "MiB a rank");
@@ -104,12 +104,12 @@ absl::StatusOr<ScalingPrediction> PredictPoints(const ScalingStudy& study, bool 
     const double taken = plan->step.total * static_cast<double>(point.config.options.train.steps);
     seconds += taken;
     rank_seconds += taken * static_cast<double>(point.world);
-    nlohmann::ordered_json json{{"name", point.name}};
+    Json json{{"name", point.name}};
     json.update(PlanJson(*plan, figures));
     prediction.plans.push_back(json);
     if (!keep) continue;
     RETURN_IF_ERROR(
-        AtomicWriteFile(PosixFileSystem(), JoinPath(PointFolder(study, point), kPlanFile), json.dump() + "\n"));
+        AtomicWriteFile(PosixFileSystem(), JoinPath(PointFolder(study, point), kPlanFile), JsonText(json) + "\n"));
   }
   text += absl::StrFormat("%d points, about %.1f minutes of steps, %.3f rank hours\n", study.points.size(),
                           seconds / 60, rank_seconds / 3600);

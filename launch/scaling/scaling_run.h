@@ -7,9 +7,9 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "launch/json/json.h"
 #include "launch/scaling/scaling_study.h"
 #include "launch/study/task.h"
-#include "nlohmann/json.hpp"
 
 namespace shardit {
 
@@ -18,7 +18,7 @@ namespace shardit {
 // beside.
 struct ScalingPrediction {
   std::string text;
-  nlohmann::ordered_json plans;
+  Json plans;
 };
 absl::StatusOr<ScalingPrediction> PredictPoints(const ScalingStudy& study, bool keep);
 

@@ -12,8 +12,6 @@
 namespace shardit {
 namespace {
 
-using Json = nlohmann::ordered_json;
-
 // Steps a second and memory of the run, by the planner.
 absl::Status AddPlan(const SweepStudy& sweep, const SweepRun& run, const ClusterFigures& figures, RunCost* cost,
                      int64_t* nodes) {

@@ -6,8 +6,8 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "launch/json/json.h"
 #include "launch/study/sweep.h"
-#include "nlohmann/json.hpp"
 
 namespace shardit {
 
@@ -39,6 +39,6 @@ struct SweepCost {
 absl::StatusOr<SweepCost> CostOfSweep(const SweepStudy& sweep);
 
 std::string CostText(const SweepStudy& sweep, const SweepCost& cost);
-nlohmann::ordered_json CostJson(const SweepStudy& sweep, const SweepCost& cost);
+Json CostJson(const SweepStudy& sweep, const SweepCost& cost);
 
 }  // namespace shardit

@@ -10,6 +10,7 @@
 #include "absl/strings/strip.h"
 #include "core/base/file.h"
 #include "core/base/status_macros.h"
+#include "launch/json/json.h"
 #include "launch/study/run_files.h"
 #include "launch/study/sweep.h"
 #include "launch/study/sweep_state.h"
@@ -19,12 +20,8 @@
 namespace shardit {
 namespace {
 
-using Json = nlohmann::ordered_json;
-
 // In the order of columns; a Frechet distance is called fid where the extractor is the one that the name stands for.
 constexpr const char* kScores[] = {"fid", "fd", "sfid", "sfd", "is", "precision", "recall", "class_agreement"};
-
-std::string Dump(const Json& json) { return json.dump(2, ' ', false, Json::error_handler_t::replace); }
 
 // A path below the study's folder, as it counts from there.
 std::string Below(const SweepStudy& sweep, const std::string& path) {
@@ -92,9 +89,9 @@ void AddTraining(const SweepStudy& sweep, const SweepRun& run, Json* json) {
   for (const Json& row : ReadMetrics(sweep.RunPath(run))) {
     const int64_t step = row["step"];
     if (step > run.config.options.train.steps) break;
-    seconds += 1e-3 * NumberOr(row, "step_ms", 0) * static_cast<double>(step - last_step);
+    seconds += 1e-3 * NumberField(row, "step_ms").value_or(0) * static_cast<double>(step - last_step);
     last_step = step;
-    loss = row.value("loss", Json());
+    loss = Member(row, "loss");
     if (row.contains("validation_loss")) validation_loss = row["validation_loss"];
   }
   (*json)["steps_done"] = last_step;
@@ -235,7 +232,7 @@ absl::StatusOr<Json> CollectSweep(const std::string& study_folder) {
 absl::StatusOr<Json> WriteSweepResults(const std::string& study_folder) {
   ASSIGN_OR_RETURN(Json results, CollectSweep(study_folder));
   FileSystem& fs = PosixFileSystem();
-  RETURN_IF_ERROR(AtomicWriteFile(fs, JoinPath(study_folder, "results.json"), Dump(results) + "\n"));
+  RETURN_IF_ERROR(AtomicWriteFile(fs, JoinPath(study_folder, "results.json"), JsonText(results) + "\n"));
   RETURN_IF_ERROR(AtomicWriteFile(fs, JoinPath(study_folder, "results.csv"), Csv(results)));
   return results;
 }

@@ -5,7 +5,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "nlohmann/json.hpp"
+#include "launch/json/json.h"
 
 namespace shardit {
 
@@ -14,12 +14,12 @@ namespace shardit {
 // never the document, and `message` says so. Paths in it count from the study's folder. Writes nothing; the folder may
 // have been moved or copied. NotFound where the folder holds no sweep.textproto; InvalidArgument where that file is
 // damaged.
-absl::StatusOr<nlohmann::ordered_json> CollectSweep(const std::string& study_folder);
+absl::StatusOr<Json> CollectSweep(const std::string& study_folder);
 
 // Collects, and replaces OUT/results.json and OUT/results.csv (a row a run and scored step). Returns the document.
-absl::StatusOr<nlohmann::ordered_json> WriteSweepResults(const std::string& study_folder);
+absl::StatusOr<Json> WriteSweepResults(const std::string& study_folder);
 
 // For people: a row a run, with its last scores; what did not finish with its reason.
-std::string SweepTable(const nlohmann::ordered_json& results);
+std::string SweepTable(const Json& results);
 
 }  // namespace shardit

@@ -8,8 +8,8 @@
 #include "absl/strings/str_join.h"
 #include "core/base/file.h"
 #include "core/base/status_macros.h"
+#include "launch/json/json.h"
 #include "launch/study/hash_cache.h"
-#include "launch/study/run_files.h"
 #include "trainer/checkpoint/checkpoint_names.h"
 #include "trainer/checkpoint/checkpoint_reader.h"
 #include "trainer/evaluate/image_source.h"
@@ -19,8 +19,6 @@
 
 namespace shardit {
 namespace {
-
-using Json = nlohmann::ordered_json;
 
 // Ok where a run with the configuration `saved` is this run. A text that does not parse tells nothing, and is left to
 // the trainer, which reads it too.
@@ -40,14 +38,10 @@ absl::Status CheckSameRun(const std::string& folder, const std::string& saved, c
                       ExitCode::kUsage);
 }
 
-bool IsNumber(const Json& object, const char* key, double expected) {
-  const auto found = object.find(key);
-  return found != object.end() && found->is_number() && found->get<double>() == expected;
-}
+bool IsNumber(const Json& object, const char* key, double expected) { return NumberField(object, key) == expected; }
 
 bool IsText(const Json& object, const char* key, const std::string& expected) {
-  const auto found = object.find(key);
-  return found != object.end() && found->is_string() && found->get<std::string>() == expected;
+  return Member(object, key) == Json(expected);
 }
 
 // Extractors and references may have gigabytes, and every scored step of every run is compared with them after every
@@ -74,11 +68,6 @@ bool IsReference(const Json& object, const std::string& path) {
   return hash.ok() ? IsText(object, "sha256", *hash) : IsText(object, "path", path);
 }
 
-Json Section(const Json& document, const char* key) {
-  const auto found = document.find(key);
-  return found != document.end() && found->is_object() ? *found : Json::object();
-}
-
 }  // namespace
 
 absl::StatusOr<bool> TrainingIsDone(const SweepStudy& sweep, const SweepRun& run, bool to_the_last_byte) {
@@ -101,9 +90,9 @@ int64_t NewestStep(const SweepStudy& sweep, const SweepRun& run) {
 
 std::optional<Json> FindScores(const SweepStudy& sweep, const SweepRun& run, int64_t step) {
   std::optional<Json> document = ReadJson(sweep.EvaluationPath(run, step, ".json"));
-  if (!document.has_value() || !document->is_object() || !sweep.evaluation.has_value()) return std::nullopt;
+  if (!document.has_value() || !sweep.evaluation.has_value()) return std::nullopt;
   const SweepEvaluation& asked = *sweep.evaluation;
-  const Json samples = Section(*document, "samples");
+  const Json& samples = Member(*document, "samples");
   const bool same_samples =
       IsNumber(*document, "n", static_cast<double>(asked.samples)) && IsText(samples, "sampler", asked.sampler) &&
       IsNumber(samples, "steps", static_cast<double>(asked.steps)) && IsNumber(samples, "cfg_scale", asked.cfg_scale) &&
@@ -112,8 +101,8 @@ std::optional<Json> FindScores(const SweepStudy& sweep, const SweepRun& run, int
       IsNumber(samples, "step", static_cast<double>(step)) &&
       IsHash(samples, "sha256", JoinPath(sweep.CheckpointPath(run, step), std::string(kManifestFile)));
   const bool same_measure = IsNumber(*document, "bootstrap", static_cast<double>(asked.bootstrap)) &&
-                            IsReference(Section(*document, "reference"), asked.reference) &&
-                            IsHash(Section(*document, "extractor"), "sha256", asked.extractor);
+                            IsReference(Member(*document, "reference"), asked.reference) &&
+                            IsHash(Member(*document, "extractor"), "sha256", asked.extractor);
   return same_samples && same_measure ? document : std::nullopt;
 }
 

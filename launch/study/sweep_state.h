@@ -7,8 +7,8 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "launch/json/json.h"
 #include "launch/study/sweep.h"
-#include "nlohmann/json.hpp"
 
 namespace shardit {
 
@@ -24,7 +24,7 @@ int64_t NewestStep(const SweepStudy& sweep, const SweepRun& run);
 // The scores of a step, as `evaluate` wrote them, if they are those of this sweep: same samples and sampling, same
 // reference and extractor to the bit, and drawn from the checkpoint that is there. A file that is gone is not compared
 // (of the reference its path still is). Large files are hashed once a process. Thread-safe.
-std::optional<nlohmann::ordered_json> FindScores(const SweepStudy& sweep, const SweepRun& run, int64_t step);
+std::optional<Json> FindScores(const SweepStudy& sweep, const SweepRun& run, int64_t step);
 
 // Trained and scored at every step. The errors of TrainingIsDone.
 absl::StatusOr<bool> RunIsDone(const SweepStudy& sweep, const SweepRun& run);

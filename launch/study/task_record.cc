@@ -12,7 +12,7 @@
 #include "absl/time/time.h"
 #include "core/base/file.h"
 #include "core/base/status_macros.h"
-#include "nlohmann/json.hpp"
+#include "launch/json/json.h"
 #include "trainer/run_config/exit_code.h"
 
 namespace shardit {
@@ -37,19 +37,16 @@ struct flock WholeFile() {
   return lock;
 }
 
-std::string Text(const nlohmann::json& json, const char* key) {
-  const auto found = json.find(key);
-  std::string text = found != json.end() && found->is_string() ? found->get<std::string>() : "";
+std::string Text(const Json& json, const char* key) {
+  const Json& value = Member(json, key);
+  std::string text = value.is_string() ? value.get<std::string>() : "";
   for (char& c : text) {
     if (absl::ascii_iscntrl(static_cast<unsigned char>(c))) c = ' ';  // it will be shown on terminals
   }
   return text;
 }
 
-int64_t Number(const nlohmann::json& json, const char* key) {
-  const auto found = json.find(key);
-  return found != json.end() && found->is_number_integer() ? found->get<int64_t>() : 0;
-}
+int64_t Number(const Json& json, const char* key) { return IntegerField(json, key).value_or(0); }
 
 TaskRecord Damaged() {
   TaskRecord record{.state = TaskState::kInterrupted};
@@ -65,7 +62,7 @@ TaskRecord ReadTaskRecord(const std::string& folder) {
   if (KindOfPath(RecordPath(folder)) == PathKind::kMissing) return {};
   const auto text = ReadWholeFile(RecordPath(folder), kMaxRecordBytes, RandomAccessFile::Links::kRefuse);
   if (!text.ok()) return Damaged();
-  const nlohmann::json json = nlohmann::json::parse(*text, nullptr, /*allow_exceptions=*/false);
+  const Json json = ParseJson(*text);
   if (!json.is_object()) return Damaged();
   TaskRecord record;
   const std::string state = Text(json, "state");
@@ -93,19 +90,17 @@ absl::Status WriteTaskRecord(const std::string& folder, TaskRecord* record) {
   record->changed = absl::FormatTime("%Y-%m-%dT%H:%M:%SZ", absl::Now(), absl::UTCTimeZone());
   record->host = HostName();
   if (record->begun.empty()) record->begun = record->changed;
-  const nlohmann::ordered_json json = {{"state", std::string(Name(record->state))},
-                                       {"stage", record->stage},
-                                       {"attempts", record->attempts},
-                                       {"stalled", record->stalled},
-                                       {"progress", record->progress},
-                                       {"last_exit_code", record->last_exit_code},
-                                       {"message", record->message},
-                                       {"host", record->host},
-                                       {"begun", record->begun},
-                                       {"changed", record->changed}};
-  // A host's name or a message need not be UTF-8.
-  const std::string text = json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace);
-  return AtomicWriteFile(PosixFileSystem(), RecordPath(folder), text + "\n");
+  const Json json = {{"state", std::string(Name(record->state))},
+                     {"stage", record->stage},
+                     {"attempts", record->attempts},
+                     {"stalled", record->stalled},
+                     {"progress", record->progress},
+                     {"last_exit_code", record->last_exit_code},
+                     {"message", record->message},
+                     {"host", record->host},
+                     {"begun", record->begun},
+                     {"changed", record->changed}};
+  return AtomicWriteFile(PosixFileSystem(), RecordPath(folder), JsonText(json) + "\n");
 }
 
 bool IsFileLocked(const std::string& path) {

@@ -175,10 +175,6 @@ TEST(ReportParse, PointsKeepTheirSeries) {
   EXPECT_EQ(scaling.points[0].series, "tp2");
 }
 
-TEST(ReportParse, TextOfADocumentIsUtf8) {
-  EXPECT_EQ(JsonText({{"folder", "a\xff"}}), "{\n  \"folder\": \"a\xef\xbf\xbd\"\n}");
-}
-
 TEST(ReportParse, SettingsOfAnyDepth) {
   Json deep = 1;
   for (int i = 0; i < 2000; ++i) deep = Json{{"x", std::move(deep)}};
