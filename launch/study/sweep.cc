@@ -277,14 +277,15 @@ absl::Status FitSlurm(SweepStudy* sweep) {
                  " x ", slurm.tasks_per_node);
 }
 
-// The description without base files, and with `sets`.
+// The description without base files, and with `sets`. One that a study's folder holds has none.
 absl::StatusOr<config::Sweep> ReadDescription(const std::string& text, const std::string& name,
-                                              const std::vector<std::string>& sets) {
+                                              const std::vector<std::string>& sets, bool stored) {
   config::Sweep sweep;
   absl::Status status = ParseConfigText(text, name, &sweep);
   if (!status.ok()) return WithExitCode(status, ExitCode::kUsage);
   status = CheckRanges(sweep);
   if (!status.ok()) return Invalid(name, ": ", std::string(status.message()));
+  if (stored && sweep.base_size() > 0) return Invalid(name, ": base: expected none in a study's folder");
   ASSIGN_OR_RETURN(*sweep.mutable_run(), MergeRun(sweep.base(), sweep.run()));
   sweep.clear_base();
   for (const std::string& set : sets) {
@@ -316,6 +317,20 @@ absl::StatusOr<SweepStudy> FromDescription(const config::Sweep& description) {
   return sweep;
 }
 
+absl::StatusOr<SweepStudy> Parse(const std::string& text, const std::string& name, const std::vector<std::string>& sets,
+                                 bool stored) {
+  ASSIGN_OR_RETURN(const config::Sweep description, ReadDescription(text, name, sets, stored));
+  absl::StatusOr<SweepStudy> sweep = FromDescription(description);
+  if (!sweep.ok()) return Invalid(name, ": ", std::string(sweep.status().message()));
+  return sweep;
+}
+
+absl::StatusOr<SweepStudy> Load(const std::string& path, const std::vector<std::string>& sets, bool stored) {
+  const absl::StatusOr<std::string> text = ReadWholeFile(path, kMaxConfigBytes);
+  if (!text.ok()) return WithExitCode(text.status(), ExitCode::kUsage);
+  return Parse(*text, PrintableName(path), sets, stored);
+}
+
 }  // namespace
 
 std::string SweepStudy::RunPath(const SweepRun& run) const { return JoinPath(JoinPath(folder, "runs"), run.name); }
@@ -334,16 +349,13 @@ std::string SweepStudy::EvaluationPath(const SweepRun& run, int64_t step, const 
 
 absl::StatusOr<SweepStudy> ParseSweepText(const std::string& text, const std::string& name,
                                           const std::vector<std::string>& sets) {
-  ASSIGN_OR_RETURN(const config::Sweep description, ReadDescription(text, name, sets));
-  absl::StatusOr<SweepStudy> sweep = FromDescription(description);
-  if (!sweep.ok()) return Invalid(name, ": ", std::string(sweep.status().message()));
-  return sweep;
+  return Parse(text, name, sets, /*stored=*/false);
 }
 
 absl::StatusOr<SweepStudy> LoadSweep(const std::string& path, const std::vector<std::string>& sets) {
-  const absl::StatusOr<std::string> text = ReadWholeFile(path, kMaxConfigBytes);
-  if (!text.ok()) return WithExitCode(text.status(), ExitCode::kUsage);
-  return ParseSweepText(*text, PrintableName(path), sets);
+  return Load(path, sets, /*stored=*/false);
 }
+
+absl::StatusOr<SweepStudy> LoadStoredSweep(const std::string& path) { return Load(path, {}, /*stored=*/true); }
 
 }  // namespace shardit

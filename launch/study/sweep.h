@@ -67,6 +67,10 @@ struct SweepStudy {
 // and field.
 absl::StatusOr<SweepStudy> LoadSweep(const std::string& path, const std::vector<std::string>& sets);
 
+// The same for the description that a study's folder holds, which has no base files: they are merged into it, and a
+// folder from elsewhere is not to name files beyond it.
+absl::StatusOr<SweepStudy> LoadStoredSweep(const std::string& path);
+
 // The same for one text, `name` standing for its file in errors.
 absl::StatusOr<SweepStudy> ParseSweepText(const std::string& text, const std::string& name,
                                           const std::vector<std::string>& sets = {});

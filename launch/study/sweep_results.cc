@@ -219,7 +219,7 @@ absl::StatusOr<Json> CollectSweep(const std::string& study_folder) {
   if (KindOfPath(path) != PathKind::kFile) {
     return absl::NotFoundError(absl::StrCat(Quoted(path), " is not there: no sweep was begun in that folder"));
   }
-  ASSIGN_OR_RETURN(SweepStudy sweep, LoadSweep(path, {}));
+  ASSIGN_OR_RETURN(SweepStudy sweep, LoadStoredSweep(path));
   sweep.folder = study_folder;  // it may have been moved
   Json json{{"kind", "sweep"}, {"name", sweep.name}, {"folder", study_folder}, {"budget", BudgetJson(sweep)}};
   Json runs = Json::array();

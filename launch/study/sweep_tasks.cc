@@ -114,7 +114,7 @@ absl::Status WriteSweepFiles(const SweepStudy& sweep) {
   FileSystem& fs = PosixFileSystem();
   const std::string path = JoinPath(sweep.folder, kSweepFile);
   if (KindOfPath(path) == PathKind::kFile) {
-    const absl::StatusOr<SweepStudy> known = LoadSweep(path, {});
+    const absl::StatusOr<SweepStudy> known = LoadStoredSweep(path);
     if (known.ok() && known->name != sweep.name) {
       return WithExitCode(
           absl::FailedPreconditionError(absl::StrCat(Quoted(sweep.folder), " holds the study ", Quoted(known->name),

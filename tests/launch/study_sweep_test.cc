@@ -330,6 +330,13 @@ TEST_F(SweepFolder, BelongsToOneStudy) {
   EXPECT_FALSE(CollectSweep(folder_ + "/runs").ok());
 }
 
+TEST_F(SweepFolder, NamesNoFilesBeyondIt) {
+  Write("base.textproto", "private: words");
+  Write("sweep.textproto", absl::StrCat("base: \"", folder_, "/base.textproto\"\n", sweep_.text));
+  EXPECT_THAT(std::string(CollectSweep(folder_).status().message()),
+              ::testing::EndsWith("sweep.textproto: base: expected none in a study's folder"));
+}
+
 TEST_F(SweepFolder, CostsWhatThePlannerSays) {
   sweep_.cluster = absl::StrCat(SHARDIT_SOURCE_DIR, "/configs/clusters/cpu_2_cores.textproto");
   const auto cost = CostOfSweep(sweep_);
