@@ -31,4 +31,4 @@ if [[ $long -eq 1 ]] && /usr/bin/python3 -c 'import torch' 2>/dev/null; then
   /usr/bin/python3 -B tests/golden/parity_random.py --binary build/release/bin/shardit --cases 200 --seed 1
 fi
 # Last, so that the closing lines are ctest's own.
-ctest --test-dir build/release --output-on-failure
+ctest --test-dir build/release --output-on-failure --parallel "$(nproc)"

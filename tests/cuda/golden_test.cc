@@ -1,6 +1,8 @@
 // The goldens of tests/golden on CUDA: outputs, losses and every gradient of all designs in fp32, and twenty training
 // steps in fp32 and bf16. Elsewhere than where they were built, tests find the cases through SHARDIT_GOLDEN_CASES, or
 // run none.
+#include <unistd.h>
+
 #include <algorithm>
 #include <cmath>
 #include <filesystem>
@@ -8,6 +10,7 @@
 #include <tuple>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "core/cuda/device_query.h"
 #include "gtest/gtest.h"
 #include "model/diffusion_batch.h"
@@ -46,7 +49,7 @@ class CudaGolden : public ::testing::TestWithParam<std::string> {};
 TEST_P(CudaGolden, OutputLossAndGradients) {
   SKIP_WITHOUT_GPUS(1);
   const std::string folder = GoldenCases() + GetParam();
-  const std::string out = ::testing::TempDir() + "/cuda_parity_" + GetParam() + ".safetensors";
+  const std::string out = absl::StrCat(::testing::TempDir(), "/cuda_parity_", getpid(), ".safetensors");
   RankContext context(Device::Cuda(0), CudaOptions{}, 1);
   const absl::Status status = RunParity(context, LoadGoldenOptions(GetParam()), folder + "/weights.safetensors",
                                         folder + "/inputs.safetensors", out);
