@@ -65,7 +65,7 @@ void AddTrainCommand(CommandLine& line) {
   command
       ->add_option("--max-stalled-restarts", request.max_stalled_restarts, "Exit 78 after N starts that save nothing")
       ->type_name("N");
-  command->add_flag("--dry-run", flags->dry_run, "Check the configuration and print its plan; data is not read");
+  command->add_flag("--dry-run", flags->dry_run, "Check settings and print the plan; reads no data");
   line.OnEveryRank(command, [flags](World& world) { return Run(world, *flags); });
 }
 
