@@ -1,8 +1,6 @@
 // The goldens of tests/golden on CUDA: outputs, losses and every gradient of all designs in fp32, and twenty training
 // steps in fp32 and bf16. Elsewhere than where they were built, tests find the cases through SHARDIT_GOLDEN_CASES, or
 // run none.
-#include <unistd.h>
-
 #include <algorithm>
 #include <cmath>
 #include <filesystem>
@@ -10,13 +8,13 @@
 #include <tuple>
 #include <vector>
 
-#include "absl/strings/str_cat.h"
 #include "core/cuda/device_query.h"
 #include "gtest/gtest.h"
 #include "model/diffusion_batch.h"
 #include "parallel/comm/world.h"
 #include "tests/core/host_copy.h"
 #include "tests/cuda/wants_gpus.h"
+#include "tests/temp_folder.h"
 #include "tests/trainer/golden_files.h"
 #include "trainer/parity.h"
 #include "trainer/train/device_update.h"
@@ -49,7 +47,8 @@ class CudaGolden : public ::testing::TestWithParam<std::string> {};
 TEST_P(CudaGolden, OutputLossAndGradients) {
   SKIP_WITHOUT_GPUS(1);
   const std::string folder = GoldenCases() + GetParam();
-  const std::string out = absl::StrCat(::testing::TempDir(), "/cuda_parity_", getpid(), ".safetensors");
+  const TempFolder written;
+  const std::string out = written / "parity.safetensors";
   RankContext context(Device::Cuda(0), CudaOptions{}, 1);
   const absl::Status status = RunParity(context, LoadGoldenOptions(GetParam()), folder + "/weights.safetensors",
                                         folder + "/inputs.safetensors", out);
@@ -60,7 +59,6 @@ TEST_P(CudaGolden, OutputLossAndGradients) {
     EXPECT_LE(RelativeError(ReadTensor(actual, entry.name), ReadTensor(expected, entry.name)), kParityTolerance)
         << entry.name;
   }
-  std::filesystem::remove(out);
 }
 
 INSTANTIATE_TEST_SUITE_P(Cases, CudaGolden, ::testing::ValuesIn(CaseNames(false)),

@@ -21,7 +21,7 @@ std::vector<float> Read(const Dataset& dataset, int64_t sample, const SampleDraw
 }
 
 TEST(Dataset, FilesAreOneIndexSpaceInNameOrder) {
-  const TempDir dir;
+  const TempFolder dir;
   WriteTestFile(TestInfo(dir / "b.h5", 4), 5);
   WriteTestFile(TestInfo(dir / "a.h5", 5), 0);
   WriteTestFile(TestInfo(dir / "c.h5", 1), 9);
@@ -39,7 +39,7 @@ TEST(Dataset, FilesAreOneIndexSpaceInNameOrder) {
 }
 
 TEST(Dataset, PatternsAndNames) {
-  const TempDir dir;
+  const TempFolder dir;
   WriteTestFile(TestInfo(dir / "a[1].h5", 2));
   EXPECT_TRUE(Dataset::Open({dir / "a[1].h5"}).ok());
   const absl::Status missing = Dataset::Open({dir / "x*.h5"}).status();
@@ -48,7 +48,7 @@ TEST(Dataset, PatternsAndNames) {
 }
 
 TEST(Dataset, RefusesFilesThatDoNotFit) {
-  const TempDir dir;
+  const TempFolder dir;
   WriteTestFile(TestInfo(dir / "a.h5", 2));
   WriteTestFile(TestInfo(dir / "b.h5", 2, {2, 5, 3}));
   const absl::Status shape = Dataset::Open({dir / "*.h5"}).status();
@@ -66,7 +66,7 @@ TEST(Dataset, RefusesFilesThatDoNotFit) {
 }
 
 TEST(Dataset, FingerprintSeesLabelsAndSizesNotPlaces) {
-  const TempDir dir, elsewhere;
+  const TempFolder dir, elsewhere;
   const auto fingerprint = [](const std::string& path) { return (*Dataset::Open({path}))->Fingerprint(); };
   WriteTestFile(TestInfo(dir / "a.h5", 4));
   WriteTestFile(TestInfo(elsewhere / "z.h5", 4));
@@ -78,7 +78,7 @@ TEST(Dataset, FingerprintSeesLabelsAndSizesNotPlaces) {
 }
 
 TEST(SampleReader, ScalesHalvesAndMirrors) {
-  const TempDir dir;
+  const TempFolder dir;
   LatentFileInfo info = TestInfo(dir / "a.h5", 4);
   info.scale = 0.5f;
   info.type = LatentType::kFloat16;
@@ -96,7 +96,7 @@ TEST(SampleReader, ScalesHalvesAndMirrors) {
 }
 
 TEST(SampleReader, DoesNotMirrorFilesThatHoldMirroredCopies) {
-  const TempDir dir;
+  const TempFolder dir;
   LatentFileInfo info = TestInfo(dir / "a.h5", 2);
   info.flipped = true;
   WriteTestFile(info);
@@ -106,7 +106,7 @@ TEST(SampleReader, DoesNotMirrorFilesThatHoldMirroredCopies) {
 }
 
 TEST(SampleReader, DrawsFromMoments) {
-  const TempDir dir;
+  const TempFolder dir;
   for (const LatentType type : {LatentType::kFloat32, LatentType::kFloat16}) {
     for (const bool in_memory : {false, true}) {
       LatentFileInfo info = TestInfo(dir / "a.h5", 2);

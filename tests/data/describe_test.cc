@@ -12,7 +12,7 @@ namespace shardit {
 namespace {
 
 TEST(DescribeData, CountsClassesOverFiles) {
-  const TempDir dir;
+  const TempFolder dir;
   WriteTestFile(TestInfo(dir / "a.h5", 8), 0);
   WriteTestFile(TestInfo(dir / "b.h5", 5), 8);
   const auto info = DescribeData(dir / "*.h5");
@@ -40,7 +40,7 @@ TEST(VerifyData, AcceptsGoodFiles) {
 
 // One value in the last sample of the second of two files.
 void ExpectValueRefused(LatentKind kind, LatentType type, int64_t element, float value, const std::string& what) {
-  const TempDir dir;
+  const TempFolder dir;
   LatentFileInfo info = TestInfo(dir / "a.h5", 3);
   info.kind = kind;
   info.type = type;
@@ -70,7 +70,7 @@ TEST(VerifyData, NamesTheValueThatIsNotFinite) {
 }
 
 TEST(VerifyData, NamesDamagedChunks) {
-  const TempDir dir;
+  const TempFolder dir;
   BuildHdf5(dir / "a.h5", [](hid_t file) {
     AddArray(file, "latents", {{8, 1, 16, 16}, H5T_IEEE_F32LE, {4, 1, 16, 16}, [](hid_t p) { H5Pset_fletcher32(p); }});
     AddArray(file, "labels", {{8}, H5T_STD_I64LE});
@@ -87,7 +87,7 @@ TEST(VerifyData, NamesDamagedChunks) {
 }
 
 TEST(VerifyData, HoldsEveryFileToTheClassesThatAnotherStates) {
-  const TempDir dir;
+  const TempFolder dir;
   WriteTestFile(TestInfo(dir / "a.h5", 3));
   LatentFileInfo info = TestInfo(dir / "b.h5", 1);
   info.classes = 0;

@@ -79,7 +79,7 @@ TEST(PthTest, FindsGroupsAndPassesOverTheRest) {
 }
 
 TEST(PthTest, RefusesEveryTruncation) {
-  const TempDir folder;
+  const TempFolder folder;
   const std::string path = folder / "x.pth";
   for (const char* file : {"torch_zip.pth", "torch_groups_legacy.pth"}) {
     const std::string bytes = ReadBytes(Golden(file));
@@ -91,7 +91,7 @@ TEST(PthTest, RefusesEveryTruncation) {
 }
 
 TEST(PthTest, NoticesADamagedStorageOfAnArchive) {
-  const TempDir folder;
+  const TempFolder folder;
   const std::string path = folder / "x.pth";
   std::string bytes = ReadBytes(Golden("torch_zip.pth"));
   const std::string quarter("\0\0\x80\x3e", 4);  // 0.25, in `matrix` alone
@@ -147,7 +147,7 @@ struct OneTensor {
 };
 
 std::string Refusal(const std::string& bytes) {
-  const TempDir folder;
+  const TempFolder folder;
   WriteBytes(folder / "x.pth", bytes);
   const auto reader = PthReader::Open(folder / "x.pth");
   return reader.ok() ? "accepted" : std::string(reader.status().message());

@@ -28,7 +28,7 @@ std::string Labels(const std::vector<char>& labels) {
 }
 
 std::string Gzip(const std::string& bytes) {
-  const TempDir dir;
+  const TempFolder dir;
   gzFile file = gzopen((dir / "x.gz").c_str(), "wb");
   gzwrite(file, bytes.data(), static_cast<unsigned>(bytes.size()));
   gzclose(file);
@@ -49,7 +49,7 @@ class ImportIdxTest : public testing::Test {
     EXPECT_FALSE(absl::StrContains(status.message(), "\n")) << status;
     EXPECT_EQ(dir_.Entries(), 2) << "something was left behind";
   }
-  TempDir dir_;
+  TempFolder dir_;
 };
 
 TEST_F(ImportIdxTest, PadsAndMapsPixels) {

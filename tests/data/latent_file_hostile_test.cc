@@ -43,7 +43,7 @@ class HostileFile : public testing::Test {
     });
   }
 
-  const TempDir dir_;
+  const TempFolder dir_;
 };
 
 TEST_F(HostileFile, Paths) {

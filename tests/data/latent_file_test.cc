@@ -22,7 +22,7 @@ std::vector<float> ReadFloats(const LatentFile& file, int64_t first, int64_t cou
 }
 
 TEST(LatentFile, ReadsWhatTheWriterWrote) {
-  const TempDir dir;
+  const TempFolder dir;
   LatentFileInfo info = TestInfo(dir / "a.h5", 9);
   info.scale = 0.18215f;
   info.source = "made \n here";
@@ -80,7 +80,7 @@ TEST(LatentFile, ReadsFilesOfH5py) {
 }
 
 TEST(LatentFile, MemoryHoldsTheSameBytesForEveryLayout) {
-  const TempDir dir;
+  const TempFolder dir;
   BuildHdf5(dir / "compact.h5", [](hid_t file) {
     AddArray(file, "latents", {{3, 1, 2, 2}, H5T_IEEE_F32LE, {}, [](hid_t p) { H5Pset_layout(p, H5D_COMPACT); }});
     AddArray(file, "labels", {{3}, H5T_STD_U8BE});
@@ -103,7 +103,7 @@ TEST(LatentFile, MemoryHoldsTheSameBytesForEveryLayout) {
 
 // Chunks that cut every dim, with partial ones at the ends; every filter; both generations of the format's indexes.
 TEST(LatentFile, ReadsChunksOfAnyShape) {
-  const TempDir dir;
+  const TempFolder dir;
   const auto none = [](hid_t) {};
   const auto all = [](hid_t creation) {
     H5Pset_shuffle(creation);
@@ -168,7 +168,7 @@ TEST(LatentFile, ThreadsReadAtOnce) {
 }
 
 TEST(LatentFile, FileThatShrinksIsAnError) {
-  const TempDir dir;
+  const TempFolder dir;
   WriteTestFile(TestInfo(dir / "a.h5", 9));
   const auto file = LatentFile::Open(dir / "a.h5");
   ASSERT_TRUE(file.ok());
@@ -178,7 +178,7 @@ TEST(LatentFile, FileThatShrinksIsAnError) {
 }
 
 TEST(LatentFileWriter, TargetIsOldOrNew) {
-  const TempDir dir;
+  const TempFolder dir;
   WriteTestFile(TestInfo(dir / "a.h5", 3));
   const std::string old = ReadBytes(dir / "a.h5");
   std::vector<float> values(30 * 2);
@@ -201,7 +201,7 @@ TEST(LatentFileWriter, TargetIsOldOrNew) {
 }
 
 TEST(LatentFileWriter, WritesHalfAndMoments) {
-  const TempDir dir;
+  const TempFolder dir;
   LatentFileInfo info = TestInfo(dir / "a.h5", 4);
   info.kind = LatentKind::kMoments;
   info.type = LatentType::kFloat16;

@@ -62,7 +62,7 @@ class LoaderTest : public testing::Test {
     return copy;
   }
 
-  TempDir dir_;
+  TempFolder dir_;
   std::shared_ptr<const Dataset> dataset_;
 };
 

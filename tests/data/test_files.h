@@ -15,25 +15,9 @@
 
 #include "data/hdf5_util.h"
 #include "data/latent_file_writer.h"
+#include "tests/temp_folder.h"
 
 namespace shardit {
-
-class TempDir {
- public:
-  TempDir() {
-    // In memory where the machine has such a place: the writer's fsync is slow on a busy disk.
-    const std::filesystem::path memory = "/dev/shm";
-    const bool usable = access(memory.c_str(), W_OK) == 0;
-    std::string pattern = ((usable ? memory : std::filesystem::temp_directory_path()) / "shardit_data_XXXXXX").string();
-    path_ = mkdtemp(pattern.data());
-  }
-  ~TempDir() { std::filesystem::remove_all(path_); }
-  std::string operator/(const std::string& name) const { return path_ + "/" + name; }
-  int64_t Entries() const { return std::distance(std::filesystem::directory_iterator(path_), {}); }
-
- private:
-  std::string path_;
-};
 
 inline std::string FixturePath(const std::string& name) {
   return std::string(SHARDIT_SOURCE_DIR) + "/tests/data/fixtures/" + name;

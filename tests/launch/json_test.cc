@@ -1,7 +1,6 @@
 // Documents that come from elsewhere.
 #include "launch/json/json.h"
 
-#include <filesystem>
 #include <fstream>
 #include <string>
 
@@ -9,6 +8,7 @@
 #include "gtest/gtest.h"
 #include "launch/report/json_fields.h"
 #include "launch/report/parse_study.h"
+#include "tests/temp_folder.h"
 
 namespace shardit {
 namespace {
@@ -27,10 +27,9 @@ TEST(Json, DeepDocumentsAreCutNotFollowed) {
 }
 
 TEST(Json, FilesOfAReportMayBeDeepToo) {
-  const std::string path = ::testing::TempDir() + "/deep.json";
-  std::ofstream(path) << DeepDocument();
-  const absl::StatusOr<Json> document = ReadJsonObject(path);
-  std::filesystem::remove(path);
+  const TempFolder folder;
+  std::ofstream(folder / "deep.json") << DeepDocument();
+  const absl::StatusOr<Json> document = ReadJsonObject(folder / "deep.json");
   ASSERT_TRUE(document.ok());
   const Json copy = *document;
   EXPECT_LT(JsonText(copy).size(), 4000u);

@@ -23,6 +23,7 @@
 #include "core/base/file.h"
 #include "core/base/hash.h"
 #include "core/base/math.h"
+#include "tests/temp_folder.h"
 #include "trainer/checkpoint/checkpoint_reader.h"
 #include "trainer/checkpoint/checkpoint_writer.h"
 
@@ -30,22 +31,6 @@ namespace shardit::checkpoint_testing {
 
 // Campaigns run whole, of which the plain run is a fixed-seed cut.
 inline bool LongTests() { return getenv("SHARDIT_LONG_TESTS") != nullptr; }
-
-class TempFolder {
- public:
-  TempFolder() {
-    // In memory where that exists: these tests sync often, and what a sync is for is simulated.
-    const std::string base = KindOfPath("/dev/shm") == PathKind::kFolder ? "/dev/shm" : testing::TempDir();
-    path_ = JoinPath(base, "shardit_checkpoint_XXXXXX");
-    EXPECT_NE(mkdtemp(path_.data()), nullptr) << path_;
-  }
-  ~TempFolder() { std::filesystem::remove_all(path_); }
-  const std::string& path() const { return path_; }
-  std::string operator/(const std::string& name) const { return JoinPath(path_, name); }
-
- private:
-  std::string path_;
-};
 
 struct NamedShape {
   std::string name;

@@ -7,6 +7,7 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/temp_folder.h"
 #include "tests/trainer/evaluate_golden.h"
 #include "trainer/evaluate/feature_store.h"
 #include "trainer/evaluate/statistics_file.h"
@@ -19,7 +20,8 @@ using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
 std::string EmptyFolder(const std::string& name) {
-  const std::string path = ::testing::TempDir() + "evaluate_files_test_" + name;
+  static const TempFolder base;
+  const std::string path = base / name;
   std::filesystem::remove_all(path);
   std::filesystem::create_directories(path);
   return path;

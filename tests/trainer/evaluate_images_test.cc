@@ -64,7 +64,7 @@ class ImageSourceTest : public ::testing::Test {
 
   std::string Refusal(const std::string& name) { return std::string(OpenImageSource(Path(name)).status().message()); }
 
-  checkpoint_testing::TempFolder folder_;
+  TempFolder folder_;
 };
 
 TEST_F(ImageSourceTest, NpzGivesImagesAndLabels) {

@@ -180,7 +180,7 @@ TEST(ExtractFeaturesTest, EveryRankGetsAllFeaturesInOrder) {
 }
 
 TEST(ExtractFeaturesTest, StoredChunksAreNotExtractedAgain) {
-  const checkpoint_testing::TempFolder folder;
+  const TempFolder folder;
   const Outcome first = Extract({.ranks = 2, .store = folder.path(), .broken = 4});
   EXPECT_EQ(first.status.code(), absl::StatusCode::kDataLoss);
   EXPECT_THAT(std::string(first.status.message()), HasSubstr("image 20 is damaged"));
@@ -210,7 +210,7 @@ TEST(ExtractFeaturesTest, AnErrorOfOneRankIsOneOfAll) {
 const std::vector<uint8_t> kWanted = {1, 1, 0, 0, 1, 0, 0, 1};
 
 TEST(ExtractFeaturesTest, HandsOverPixelsInOrderEvenOfStoredChunks) {
-  const checkpoint_testing::TempFolder folder;
+  const TempFolder folder;
   ASSERT_TRUE(Extract({.ranks = 2, .store = folder.path()}).status.ok());
   for (const int ranks : {1, 3}) {
     for (const std::string& store : {folder.path(), std::string()}) {
@@ -225,7 +225,7 @@ TEST(ExtractFeaturesTest, HandsOverPixelsInOrderEvenOfStoredChunks) {
 }
 
 TEST(ExtractFeaturesTest, KeptPixelsAreNotReadAgain) {
-  const checkpoint_testing::TempFolder folder;
+  const TempFolder folder;
   const Case whole{.ranks = 2, .store = folder.path(), .wanted = kWanted, .keep_pixels = true};
   Case broken = whole;
   broken.broken = 4;
@@ -250,7 +250,7 @@ TEST(ExtractFeaturesTest, KeptPixelsAreNotReadAgain) {
 }
 
 TEST(ExtractFeaturesTest, SignalStopsAtAChunkAndTheStoreGoesOn) {
-  const checkpoint_testing::TempFolder folder;
+  const TempFolder folder;
   {
     StopSignal stop;
     raise(SIGUSR1);

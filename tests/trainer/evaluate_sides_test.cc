@@ -44,7 +44,7 @@ class SidesTest : public ::testing::Test {
     return *std::move(side);
   }
 
-  const checkpoint_testing::TempFolder folder_;
+  const TempFolder folder_;
 };
 
 TEST_F(SidesTest, StatisticsBesideImagesDoNotSayHowManyTheyAreOf) {

@@ -24,7 +24,7 @@ namespace {
 using testing::HasSubstr;
 
 TEST(FileHashTest, IsSha256) {
-  const TempDir folder;
+  const TempFolder folder;
   WriteBytes(folder / "abc", "abc");
   WriteBytes(folder / "none", "");
   WriteBytes(folder / "million", std::string(1000000, 'a'));  // FIPS 180-4's examples
@@ -69,7 +69,7 @@ class ExtractorFileTest : public testing::Test {
     ASSERT_TRUE(WriteSafetensors(PosixFileSystem(), path_, std::move(tensors), metadata).ok());
   }
 
-  TempDir folder_;
+  TempFolder folder_;
   RankContext context_;
   Classifier classifier_;
   std::string path_;
@@ -186,7 +186,7 @@ class TrainClassifierTest : public testing::Test {
     return TrainClassifier(context, training_);
   }
 
-  TempDir folder_;
+  TempFolder folder_;
   ClassifierTraining training_;
 };
 
@@ -295,7 +295,7 @@ PthWriter FidWeights(const std::string& without = "") {
 }
 
 TEST(ConvertInceptionTest, MakesAnExtractor) {
-  const TempDir folder;
+  const TempFolder folder;
   PthWriter writer = FidWeights();
   writer.Add("fc.bias", {1008});  // left out, as is the next
   writer.Add("Conv2d_1a_3x3.bn.num_batches_tracked", {});
@@ -325,7 +325,7 @@ TEST(ConvertInceptionTest, MakesAnExtractor) {
 }
 
 TEST(ConvertInceptionTest, KnowsThePublishedWeightsByTheirHash) {
-  const TempDir folder;
+  const TempFolder folder;
   InceptionV3 network;
   RankContext context(1);
   network.parameters().Allocate(context.allocator());
@@ -341,7 +341,7 @@ TEST(ConvertInceptionTest, KnowsThePublishedWeightsByTheirHash) {
 }
 
 TEST(ConvertInceptionTest, RefusesOtherNetworks) {
-  const TempDir folder;
+  const TempFolder folder;
   const auto refusal = [&](const PthWriter& writer, float first = 0) {
     writer.Write(folder / "x.pth", first);
     const auto converted = ConvertInception(folder / "x.pth", folder / "x.safetensors");

@@ -216,7 +216,7 @@ TEST(NumericsPolicyTest, SpikesAreOutliersAboveTheMean) {
 }
 
 TEST(RestartGuardTest, ThreeStalledRestartsOfTheSchedulerAreLetRun) {
-  const checkpoint_testing::TempFolder folder;
+  const TempFolder folder;
   const RestartOptions by_hand, scheduled{.limit = 3, .by_scheduler = true};
   ASSERT_TRUE(CountStart(folder.path(), 0, by_hand).ok());
   for (int i = 0; i < 3; ++i) EXPECT_TRUE(CountStart(folder.path(), 0, scheduled).ok()) << i;

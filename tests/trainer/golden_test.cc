@@ -12,6 +12,7 @@
 #include "model/diffusion_batch.h"
 #include "model/sampler.h"
 #include "parallel/comm/world.h"
+#include "tests/temp_folder.h"
 #include "tests/trainer/golden_files.h"
 #include "trainer/parity.h"
 #include "trainer/train/optimizer.h"
@@ -45,7 +46,8 @@ class ParityCase : public ::testing::TestWithParam<std::string> {};
 
 TEST_P(ParityCase, OutputLossAndGradients) {
   RankContext context(2);
-  const std::string out = ::testing::TempDir() + "/parity_" + GetParam() + ".safetensors";
+  const TempFolder written;
+  const std::string out = written / "parity.safetensors";
   const std::string folder = kCases + GetParam();
   const absl::Status status = RunParity(context, LoadGoldenOptions(GetParam()), folder + "/weights.safetensors",
                                         folder + "/inputs.safetensors", out);
@@ -58,7 +60,6 @@ TEST_P(ParityCase, OutputLossAndGradients) {
     EXPECT_LE(RelativeError(ReadTensor(*actual, entry.name).data(), ReadTensor(expected, entry.name)), kParityTolerance)
         << entry.name;
   }
-  std::filesystem::remove(out);
 }
 
 INSTANTIATE_TEST_SUITE_P(Golden, ParityCase, ::testing::ValuesIn(CaseNames("")),

@@ -9,6 +9,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "nlohmann/json.hpp"
+#include "tests/temp_folder.h"
 #include "trainer/metrics/run_reporter.h"
 #include "trainer/metrics/tensorboard.pb.h"
 
@@ -20,7 +21,8 @@ using ::testing::HasSubstr;
 using ::testing::Not;
 
 std::string Folder(const std::string& name) {
-  const std::string path = ::testing::TempDir() + "metrics_test_" + name;
+  static const TempFolder base;
+  const std::string path = base / name;
   std::filesystem::remove_all(path);
   std::filesystem::create_directories(path);
   return path;

@@ -21,7 +21,6 @@
 namespace shardit {
 namespace {
 
-using checkpoint_testing::TempFolder;
 using testing::AllOf;
 using testing::HasSubstr;
 

@@ -6,6 +6,7 @@
 #include "configs/run_config.pb.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/temp_folder.h"
 #include "trainer/run_config/exit_code.h"
 #include "trainer/run_config/field_tree.h"
 #include "trainer/run_config/text_scan.h"
@@ -35,7 +36,8 @@ std::string ErrorOf(const absl::StatusOr<ResolvedConfig>& resolved) {
 }
 
 std::string WriteTemporary(const std::string& name, const std::string& text) {
-  const std::string path = ::testing::TempDir() + name;
+  static const TempFolder base;
+  const std::string path = base / name;
   std::ofstream(path, std::ios::binary) << text;
   return path;
 }

@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "core/base/check.h"
 #include "parallel/comm/world.h"
+#include "tests/temp_folder.h"
 #include "trainer/trace/clock_offset.h"
 #include "trainer/trace/merged_trace.h"
 
@@ -93,7 +94,8 @@ void FillTimeline(Timeline& timeline, Span::Time origin, int rank) {
 }
 
 TEST(MergedTrace, IsOneFileOfAllRanks) {
-  const std::string path = testing::TempDir() + "/merged_trace.json";
+  const TempFolder folder;
+  const std::string path = folder / "trace.json";
   const Span::Time origin = std::chrono::steady_clock::now();
   RunThreadWorld(3, [&](World& world) {
     Timeline timeline;
@@ -144,7 +146,8 @@ TEST(MergedTrace, IsOneFileOfAllRanks) {
 }
 
 TEST(DrawTrace, HasALaneForEveryRankOfTheAxis) {
-  const std::string path = testing::TempDir() + "/drawn_trace.json", chart = testing::TempDir() + "/drawn_trace.svg";
+  const TempFolder folder;
+  const std::string path = folder / "trace.json", chart = folder / "trace.svg";
   RunThreadWorld(4, [&](World& world) {
     Timeline timeline;
     FillTimeline(timeline, std::chrono::steady_clock::time_point(), world.rank());
