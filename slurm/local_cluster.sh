@@ -102,7 +102,7 @@ SlurmctldPort=$((base + nodes))
 SlurmUser=root
 # A job that is queued again may start when its old credential has expired.
 AuthType=auth/munge
-AuthInfo=socket=$dir/munge.socket,cred_expire=5
+AuthInfo=socket=$dir/munge.socket,cred_expire=10
 StateSaveLocation=$dir/state
 SlurmdSpoolDir=$dir/spool/%n
 SlurmctldPidFile=$dir/slurmctld.pid
@@ -120,7 +120,7 @@ SchedulerParameters=bf_interval=1,sched_interval=1,sched_min_interval=0,batch_sc
 # Nodes are what this file says, whatever the machine has.
 SlurmdParameters=config_overrides
 # A dead node is noticed, and its job queued again, within seconds.
-SlurmdTimeout=6
+SlurmdTimeout=12
 KillWait=10
 # Jobs that are over are remembered for a day.
 MinJobAge=86400
@@ -186,6 +186,8 @@ stop() {
     sleep 0.1
   done
   end_processes KILL "${all[@]}" $(daemons_of '*') $(orphans)
+  # What root's daemons wrote is left to whoever asked for them.
+  [[ -z ${SUDO_UID:-} ]] || chown -R "$SUDO_UID:$SUDO_GID" "$dir"/{state,spool,log}
 }
 
 lose() {

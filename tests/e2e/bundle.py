@@ -12,7 +12,7 @@ import tarfile
 from harness import Harness, losses
 
 SOURCE = pathlib.Path(__file__).resolve().parents[2]
-GLIBC = re.compile(r"(ld-linux.*|lib(c|m|pthread|dl|rt|resolv|util|anl|mvec))\.so\.\d+$")
+GLIBC = re.compile(r"(ld-linux.*|lib(c|m|pthread|dl|rt|resolv|util|anl|mvec|nss_\w+))\.so\.\d+$")
 CUDA = re.compile(r"lib(cuda|cudart|cublas|cublasLt|nccl|nv.*)\.so")
 # All that the start scripts call, and doctor. No mpirun, and no ssh, which Open MPI would look for.
 TOOLS = ["sh", "bash", "basename", "dirname", "readlink", "getconf", "timeout"]

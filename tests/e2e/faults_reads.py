@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Samples that one rank cannot read, in a file that opens well: the run ends with exit code 74 and the name of the rank and the
 file on every layout, and the steps before are saved: with the file repaired, the same command goes on to the same losses."""
+import shlex
 import subprocess
 
 import h5py
@@ -44,8 +45,8 @@ def train(t, config, layout, damaged=""):
         for name in NAMES:
             wrong = rank == 1 and name == damaged
             (folder / name).write_bytes((t.folder / (f"damaged_{name}" if wrong else name)).read_bytes())
-    out = f"{t.folder}/{layout}{damaged}"
-    line = f"cd node$OMPI_COMM_WORLD_RANK && exec {t.program} train --config {config} --out {out} --set {layout}"
+    words = [t.program, "train", "--config", config, "--out", t.folder / f"{layout}{damaged}", "--set", layout]
+    line = f"cd node$OMPI_COMM_WORLD_RANK && exec {shlex.join(map(str, words))}"
     return subprocess.run([*t.mpirun, "-n", "2", "sh", "-c", line], capture_output=True, text=True, cwd=t.folder,
                           timeout=120, check=False)
 

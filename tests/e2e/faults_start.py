@@ -3,11 +3,12 @@
 another job uses, restarts that lead nowhere. Stops: by the end of the job; by signals to one rank, twice, during the start-up,
 during a save."""
 import os
+import shlex
 import signal
 import subprocess
 import time
 
-from harness import Harness, checkpoint_bytes, losses, steps_logged
+from harness import Harness, checkpoint_bytes, committed, losses, steps_logged, wait_for
 
 CONFIG = """
 model { depth: 2 width: 32 heads: 2 patch: 4 channels: 1 side: 8 classes: 3 }
@@ -33,7 +34,8 @@ def launch(t, script, ranks=2, timeout=60):
 
 
 def check_agreement(t, config):
-    begin = f"exec {t.program} train --config {config} --out {t.folder}/disagree"
+    program, settings = shlex.quote(t.program), shlex.quote(str(config))
+    begin = f"exec {program} train --config {settings} --out {shlex.quote(str(t.folder))}/disagree"
     done = launch(t, f"{begin} --set train.seed=$R")
     t.expect(done.returncode == 64, f"two seeds: exit code {done.returncode}\n{done.stderr}")
     t.expect("rank 1" in done.stderr and "train.seed: 0 -> 1" in done.stderr, f"two seeds: {done.stderr}")
@@ -52,36 +54,31 @@ def check_agreement(t, config):
     # A node that lacks what the others have: all ranks hear of it, and none waits.
     t.write_config("config0.textproto", CONFIG)
     (t.folder / "branch0").mkdir()
-    for flags, said in (("--config config$R.textproto", "config1"), (f"--config {config} --resume branch$R", "branch1")):
-        done = launch(t, f"exec {t.program} train --out disagree {flags}")
+    for flags, said in (("--config config$R.textproto", "config1"), (f"--config {settings} --resume branch$R", "branch1")):
+        done = launch(t, f"exec {program} train --out disagree {flags}")
         t.expect(done.returncode == 64 and "rank 1: " in done.stderr and said in done.stderr,
                  f"{flags} on one rank: {done.returncode}\n{done.stderr}")
     copy = t.folder / "shardit_copy"
     copy.write_bytes(open(t.program, "rb").read() + b"\0")
     copy.chmod(0o755)
-    done = launch(t, f'P={t.program}; [ $R = 1 ] && P={copy}; exec $P train --config {config} --out disagree')
+    done = launch(t, f'P={program}; [ $R = 1 ] && P={shlex.quote(str(copy))}; exec "$P" train --config {settings} --out disagree')
     t.expect(done.returncode == 64 and "program" in done.stderr, f"two programs: {done.returncode}\n{done.stderr}")
 
 
 def check_missing_rank(t, config):
     begin = time.monotonic()
-    done = launch(t, f"[ $R = 1 ] && exec sleep 60; SHARDIT_START_SECONDS=3 exec {t.program} train --config {config} "
-                     "--out missing", ranks=3)
+    done = launch(t, f"[ $R = 1 ] && exec sleep 60; SHARDIT_START_SECONDS=3 exec {shlex.quote(t.program)} train "
+                     f"--config {shlex.quote(str(config))} --out missing", ranks=3)
     t.expect(done.returncode == 76, f"a rank that does not come: exit code {done.returncode}\n{done.stderr}")
     t.expect("missing: rank 1" in done.stderr, f"the missing rank is not named: {done.stderr}")
     t.expect(time.monotonic() - begin < 30, "a rank that does not come: too late")
     t.expect(not any(".start-" in path for path in t.files()), "tokens stayed behind")
 
 
-def wait_for(path, process):
-    while not path.exists() and process.poll() is None:
-        time.sleep(0.01)
-
-
 def check_lease(t, config):
     command = [t.program, "train", "--config", str(config), "--out", "leased", *LONG]
     first = subprocess.Popen(command, cwd=t.folder, stderr=subprocess.DEVNULL)
-    wait_for(t.folder / "leased" / "checkpoints" / "0000004", first)
+    wait_for(lambda: committed(t.folder / "leased"), first)
     error = train(t, config, "leased", LONG, code=73)
     t.expect(f"pid {first.pid}" in error, f"the holder is not named: {error}")
     error = train(t, config, "leased", LONG, code=73, ranks=2)
@@ -110,11 +107,13 @@ def check_restarts(t, config):
 
 def check_end_of_job(t, config):
     """A held-out loss that would outlast the job is not begun: the step before it is saved."""
-    t.write_data("held_out.h5", count=200000)
+    t.write_data("held_out.h5", count=20000)
     os.environ["SHARDIT_JOB_END"] = str(time.time() + 20)
+    os.environ["SHARDIT_FAULT"] = "slow:update:rank0:step1"  # 20 ms a step, however fast the machine
     sets = ("train.global_batch=1", "train.steps=20", "checkpoint.every_steps=0", "data.validation_path=held_out.h5")
     error = train(t, config, "ending", [word for one in sets for word in ("--set", one)], code=75)
     del os.environ["SHARDIT_JOB_END"]
+    os.environ["SHARDIT_FAULT"] = ""
     t.expect("before the end of the job" in error, f"end of the job: {error}")
     t.expect(steps_logged(t.folder / "ending")[-1] == 19, f"rows {steps_logged(t.folder / 'ending')}")
     t.expect(checkpoint_bytes(t.folder / "ending", 19), "end of the job: nothing saved")
@@ -124,7 +123,7 @@ def check_signal_to_one_rank(t, config):
     command = [*t.mpirun, "-n", "3", t.program, "train", "--config", str(config), "--out", "one_rank", *LONG,
                "--set", "train.global_batch=9"]
     process = subprocess.Popen(command, cwd=t.folder, stderr=subprocess.PIPE, text=True)
-    wait_for(t.folder / "one_rank" / "checkpoints" / "0000004", process)
+    wait_for(lambda: committed(t.folder / "one_rank"), process)
     children = [int(pid) for pid in subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True,
                                                    check=True).stdout.split()]
     os.kill(children[-1], signal.SIGUSR1)
@@ -139,11 +138,12 @@ def check_signal_at_start(t, config):
     """As soon as the run folder shows that the program has begun; it must not save what it has not computed."""
     process = subprocess.Popen([t.program, "train", "--config", str(config), "--out", "early", *LONG], cwd=t.folder,
                                stderr=subprocess.DEVNULL)
-    wait_for(t.folder / "early", process)
+    wait_for((t.folder / "early").exists, process)
     process.send_signal(signal.SIGTERM)
     t.expect(process.wait(timeout=60) == 75, f"signal at the start: exit code {process.returncode}")
-    train(t, config, "early")
-    train(t, config, "untouched")
+    until = ["--set", f"train.steps={max(committed(t.folder / 'early'), default=0) + 8}"]
+    train(t, config, "early", until)
+    train(t, config, "untouched", until)
     t.expect(losses(t.folder / "early") == losses(t.folder / "untouched"), "signal at the start: the losses differ")
 
 

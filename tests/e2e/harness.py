@@ -6,6 +6,7 @@ import pathlib
 import subprocess
 import sys
 import tempfile
+import time
 
 import h5py
 import numpy
@@ -17,6 +18,17 @@ SMALL_MODEL = ("model { depth: 2 width: 32 heads: 2 patch: 4 channels: 1 side: 8
 def rows_logged(run):
     """The rows of metrics.jsonl of a run folder."""
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def committed(run):
+    """The steps whose checkpoints a run folder holds. One that is waited for by its number may be gone when looked for."""
+    return sorted(int(path.name) for path in (run / "checkpoints").glob("[0-9]" * 7))
+
+
+def wait_for(condition, process):
+    """Until it holds or the process has ended."""
+    while not condition() and process.poll() is None:
+        time.sleep(0.01)
 
 
 def losses(run):
@@ -43,7 +55,7 @@ class Harness:
         self.failures = 0
         self.checks = 0
         self._folder = tempfile.TemporaryDirectory(prefix="shardit_e2e_")
-        self.folder = pathlib.Path(self._folder.name)
+        self.folder = pathlib.Path(self._folder.name).resolve()
 
     def run(self, *arguments, ranks=0, timeout=600):
         """Runs the program; with ranks > 0 under the launcher. Returns subprocess.CompletedProcess with text."""

@@ -64,6 +64,9 @@ def was_killed(code, ranks):
 
 def check_random_kills(t, kills, ranks):
     """Kills the same run again and again, at times spread over start-up and saves, until it ends by itself; then the next."""
+    begin = time.monotonic()
+    subprocess.run(command(t, f"timed_{ranks}", ranks), cwd=t.folder, capture_output=True, check=True)
+    whole = time.monotonic() - begin
     generator = random.Random(kills * 10 + ranks)
     killed = runs = 0
     while killed < kills:
@@ -71,7 +74,7 @@ def check_random_kills(t, kills, ranks):
         runs += 1
         while True:
             process = subprocess.Popen(command(t, out, ranks), cwd=t.folder, stderr=subprocess.PIPE, text=True)
-            deadline = time.monotonic() + generator.uniform(0.05, 0.4) * (4 if ranks else 1)
+            deadline = time.monotonic() + generator.uniform(0.1, 1.0) * whole
             while time.monotonic() < deadline and process.poll() is None:
                 time.sleep(0.002)
             if killed < kills and process.poll() is None:

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import time
 
-from harness import Harness, checkpoint_bytes, losses, steps_logged
+from harness import Harness, checkpoint_bytes, committed, losses, steps_logged, wait_for
 
 BASE = """
 model { depth: 2 width: 32 heads: 2 patch: 2 channels: 2 side: 8 classes: 3 class_dropout: 0.3 }
@@ -94,8 +94,7 @@ def check_signals(t, config):
         out = f"signal_{int(number)}"
         command = [t.program, "train", "--config", str(config), "--out", out, "--set", "train.steps=100000"]
         process = subprocess.Popen(command, cwd=t.folder, stderr=subprocess.DEVNULL)
-        while not any((t.folder / out / "checkpoints").glob("[0-9]" * 7)) and process.poll() is None:
-            time.sleep(0.01)
+        wait_for(lambda: committed(t.folder / out), process)
         os.kill(process.pid, number)
         t.expect(process.wait(timeout=60) == 75, f"signal {int(number)}: exit code {process.returncode}")
         stopped = steps_logged(t.folder / out)[-1]
@@ -104,7 +103,10 @@ def check_signals(t, config):
 
 def check_job_end(t, config):
     """A run that knows when its job ends stops in time, with its state saved, and the next job goes on."""
-    os.environ["SHARDIT_JOB_END"] = str(time.time() + 12)  # the margin is 5 s
+    begin = time.monotonic()
+    train(t, config, "job_begin", (), ["--stop-after", "1"], ranks=2, code=75)
+    started = time.monotonic() - begin
+    os.environ["SHARDIT_JOB_END"] = str(time.time() + 12 + 3 * started)  # the margin is 5 s
     stopped = train(t, config, "job_end", ["train.steps=100000", "checkpoint.every_steps=0"], ranks=2, code=75)
     if os.environ.get("SHARDIT_LONG_TESTS"):
         t.expect(time.time() < float(os.environ["SHARDIT_JOB_END"]), "job end: the run outlived its job")
@@ -215,11 +217,6 @@ def check_linked(t, config):
              "linked: retention removed more, or less, than the link")
 
 
-def wait_for(condition, process):
-    while not condition() and process.poll() is None:
-        time.sleep(0.01)
-
-
 def check_failed_saves(t, config):
     """A save that fails costs the run nothing once saving works again; one that is asked for and fails ends it with 74."""
     for ranks, settings in ((0, []), (0, ["checkpoint.async=false"]), (2, [])):
@@ -234,8 +231,8 @@ def check_failed_saves(t, config):
             with open(t.folder / f"{out}_{code}.err", "w", encoding="utf-8") as error:
                 process = subprocess.Popen(command, cwd=t.folder, stderr=error)
             told = log.read_text().count("a save failed") if log.exists() else 0
-            saved = len(list(checkpoints.glob("[0-9]" * 7))) if checkpoints.exists() else 0
-            wait_for(lambda: len(list(checkpoints.glob("[0-9]" * 7))) > saved, process)
+            saved = len(committed(t.folder / out))
+            wait_for(lambda: len(committed(t.folder / out)) > saved, process)
             checkpoints.rename(away)
             wait_for(lambda: log.read_text().count("a save failed") > told, process)
             if code == 75:

@@ -42,7 +42,7 @@ def preempted(cluster, name):
     nodes = cluster.show(job)["NodeList"]
     cluster.ask("sbatch", "--partition=urgent", "--exclusive", "--nodes=2", f"--nodelist={nodes}", "--output=/dev/null",
                 "--wrap=sleep 1")
-    return job, "stopped by SIGUSR1"
+    return job, "stopped by (SIGUSR1|a signal)"  # one of both nodes may hear of it first
 
 
 def limited(cluster, name):
@@ -135,7 +135,7 @@ def follow(cluster, case):
     good = (state, restarts) == ENDS[case] if case in ENDS else state == "COMPLETED" and restarts > 0
     if not good:
         failures.append(f"{name}: {state} after {restarts} restarts\n{log[-3000:]}")
-    if said not in log:
+    if not re.search(said, log):
         failures.append(f"{name}: expected '{said}' in the log\n{log[-3000:]}")
     return failures
 

@@ -41,7 +41,11 @@ class Cluster:
         return subprocess.run([SCRIPT, *words, "--dir", self.folder], capture_output=True, text=True, check=False)
 
     def ask(self, *words):
-        done = subprocess.run([*map(str, words)], capture_output=True, text=True, cwd=self.t.folder, check=False)
+        for _ in range(5):
+            done = subprocess.run([*map(str, words)], capture_output=True, text=True, cwd=self.t.folder, check=False)
+            # A busy controller may not answer a question at once. What changes something is not said twice.
+            if words[:2] != ("scontrol", "show") or not re.search("timed out|Unable to contact", done.stderr):
+                break
         if done.returncode:
             raise RuntimeError(f"{words}: exit code {done.returncode}: {done.stderr}")
         return done.stdout.strip()

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 
-from harness import Harness, losses, steps_logged
+from harness import Harness, committed, losses, steps_logged, wait_for
 
 # Started as the launch line of every command: runs what is asked for, with the fault that a file beside it plans.
 LAUNCHER = r'''
@@ -178,38 +178,34 @@ def start(t, config, *arguments):
                             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
-def wait_for(path, process):
-    deadline = time.monotonic() + 60
-    while not path.exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.01)
-
-
 def check_stops(t):
     long = STUDY.replace("images: 160", "images: 8000").replace("[10, 20]", "1000")
     long = long.replace("every_steps: 5", "every_steps: 50")
     config = study(t, "stopped", long)
-    first = t.folder / "stopped" / "runs" / A / "checkpoints" / "0000050"
+    run, plan = t.folder / "stopped" / "runs" / A, t.folder / f"plan_{A}"
+    slow = "slow:update:rank0:step1"  # 20 ms a step: no machine is done before it is stopped
+    plan.write_text(slow)
     process = start(t, config)
-    wait_for(first, process)
+    wait_for(lambda: committed(run), process)
     process.send_signal(signal.SIGTERM)
     error = process.communicate(timeout=300)[1]
     t.expect(process.returncode == 75, f"TERM: exit {process.returncode}\n{error}")
     runs, _ = results(t, "stopped")
     t.expect((runs[A]["state"], runs[B]["state"]) == ("interrupted", "missing"), f"after TERM: {runs}")
-    saved = steps_logged(t.folder / "stopped" / "runs" / A)[-1]
-    t.expect((t.folder / "stopped" / "runs" / A / "checkpoints" / f"{saved:07d}").exists(), "the training saved")
+    saved = steps_logged(run)[-1]
+    t.expect(saved in committed(run), "the training saved")
     # The study itself is killed: its training saves and ends; nothing is lost.
+    plan.write_text(slow)
     process = start(t, config)
-    wait_for(first.parent / f"{saved // 50 * 50 + 50:07d}", process)
+    wait_for(lambda: max(committed(run), default=0) > saved, process)
     process.kill()
     process.communicate(timeout=300)
     for _ in range(600):  # its child holds the training's lease until it has saved
         done = subprocess.run([t.program, "sweep", "--config", str(config), "--summary"], cwd=t.folder,
                               capture_output=True, check=False)
-        if done.returncode == 0 and not (t.folder / "stopped" / "runs" / A / "lease").read_bytes():
+        if done.returncode == 0 and not (run / "lease").read_bytes():
             break
         time.sleep(0.05)
-    run = t.folder / "stopped" / "runs" / A
     t.expect(results(t, "stopped")[0][A]["state"] == "interrupted", "after KILL")
     t.expect(saved < steps_logged(run)[-1] < 1000, "the training of a killed study saves and ends too")
     sweep(t, config)
