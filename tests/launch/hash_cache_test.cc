@@ -1,7 +1,6 @@
 #include "launch/study/hash_cache.h"
 
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <atomic>
 #include <chrono>
@@ -12,26 +11,21 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "tests/temp_folder.h"
 
 namespace shardit {
 namespace {
 
 class HashCacheTest : public ::testing::Test {
  protected:
-  void SetUp() override {
-    const auto* test = ::testing::UnitTest::GetInstance()->current_test_info();
-    folder_ = absl::StrCat(::testing::TempDir(), "hashes_", test->name(), "_", getpid());
-    std::filesystem::remove_all(folder_);
-    std::filesystem::create_directories(folder_);
-  }
-
   std::string Write(const std::string& name, const std::string& text) {
     const std::string path = absl::StrCat(folder_, "/", name);
     std::ofstream(path) << text;
     return path;
   }
 
-  std::string folder_;
+  const TempFolder temporary_;
+  const std::string folder_ = temporary_.path();
   std::atomic<int> computed_{0};
   // Every hash is another one: its number.
   HashCache cache_{[this](const std::string&) -> absl::StatusOr<std::string> { return absl::StrCat(++computed_); }};

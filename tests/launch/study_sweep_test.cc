@@ -1,6 +1,5 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <filesystem>
 #include <fstream>
@@ -16,6 +15,7 @@
 #include "launch/study/sweep_state.h"
 #include "launch/study/sweep_tasks.h"
 #include "model/dit_variants.h"
+#include "tests/temp_folder.h"
 #include "trainer/extractor/file_hash.h"
 #include "trainer/run_config/exit_code.h"
 
@@ -183,9 +183,6 @@ TEST(Sweep, TheStudyOfFashionMnistIsWhatIsSaid) {
 class SweepFolder : public ::testing::Test {
  protected:
   void SetUp() override {
-    const auto* test = ::testing::UnitTest::GetInstance()->current_test_info();
-    folder_ = absl::StrCat(::testing::TempDir(), "sweep_", test->name(), "_", getpid());
-    std::filesystem::remove_all(folder_);
     auto sweep =
         Parse(absl::StrCat(kModels, kScores, "samples: 6 } budget { images: 80 }"), {absl::StrCat("out=", folder_)});
     ASSERT_TRUE(sweep.ok()) << sweep.status();
@@ -205,7 +202,8 @@ class SweepFolder : public ::testing::Test {
     return results.ok() ? *results : nlohmann::ordered_json();
   }
 
-  std::string folder_;
+  const TempFolder temporary_;
+  const std::string folder_ = temporary_ / "study";
   SweepStudy sweep_;
 };
 

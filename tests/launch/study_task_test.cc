@@ -15,6 +15,7 @@
 #include "launch/study/child_process.h"
 #include "launch/study/local_queue.h"
 #include "launch/study/task.h"
+#include "tests/temp_folder.h"
 #include "trainer/run_config/exit_code.h"
 #include "trainer/train/cpu_share.h"
 
@@ -25,11 +26,9 @@ using ::testing::HasSubstr;
 using ::testing::StartsWith;
 
 std::string NewFolder() {
+  static const TempFolder base;
   static int count = 0;
-  const auto* test = ::testing::UnitTest::GetInstance()->current_test_info();
-  const std::string folder = ::testing::TempDir() + "study_" + test->test_suite_name() + "_" + test->name() + "_" +
-                             std::to_string(getpid()) + "_" + std::to_string(count++);
-  std::filesystem::remove_all(folder);
+  const std::string folder = base / std::to_string(count++);
   std::filesystem::create_directories(folder);
   return folder;
 }

@@ -1,8 +1,6 @@
 // Save at one world, load at another, with other axes, ZeRO stages and virtual stages: the state that all ranks hold
 // together is the same in every bit, and the next step is the same step. Real checkpoints, ranks as threads.
-#include <unistd.h>
 
-#include <filesystem>
 #include <mutex>
 #include <string>
 #include <vector>
@@ -11,6 +9,7 @@
 #include "core/base/check.h"
 #include "gtest/gtest.h"
 #include "parallel/comm/agree_status.h"
+#include "tests/temp_folder.h"
 #include "tests/trainer/layout_case.h"
 #include "tests/trainer/layout_grid.h"
 #include "trainer/train/state_checkpoint.h"
@@ -121,8 +120,8 @@ class ReshardPairTest : public testing::TestWithParam<int> {};
 
 TEST_P(ReshardPairTest, GoesOnAsTheSameRun) {
   const LayoutCase& from = kSides[GetParam()].save;
-  const std::string folder = absl::StrCat(testing::TempDir(), "/reshard_", GetParam(), "_", getpid());
-  std::filesystem::remove_all(folder);
+  const TempFolder temporary;
+  const std::string folder = temporary / "run";
   const Point saved = TrainAndSave(from, folder);
   for (const Side& side : kSides) {
     LayoutCase to = side.load;
@@ -145,7 +144,6 @@ TEST_P(ReshardPairTest, GoesOnAsTheSameRun) {
     EXPECT_LE(RelativeDistance(loaded.after.adam_m, saved.after.adam_m), kLayoutTolerance);
     EXPECT_FALSE(loaded.after.weights == saved.state.weights);
   }
-  std::filesystem::remove_all(folder);
 }
 
 INSTANTIATE_TEST_SUITE_P(Worlds, ReshardPairTest, testing::Range(0, static_cast<int>(std::size(kSides))),
